@@ -1,0 +1,80 @@
+"""Which backend runs: one module, the same functions in each.
+
+    native      C kernels behind the compiled extension
+    numba       Numba on the CPU: the same bits where no extension could be built
+    reference   NumPy: the executable specification, and the fallback that always works
+
+A backend is a module with a ``NAME`` and the functions of `reference`, all of which take arrays that have been checked:
+floats of native byte order, aligned, of one shape (a mask broadcasts to it).  The choice is made once, at import, and can
+be seen in ``fastdrop.show_config()``; nothing falls back later.
+"""
+
+import importlib
+
+_MODULES = {
+    "native": "fastdrop.backends.native",
+    "numba": "fastdrop.backends.numba_cpu",
+    "reference": "fastdrop.backends.reference",
+}
+_current = None
+
+
+def use_backend(name):
+    """Choose the backend for all later calls of this process.
+
+    Parameters
+    ----------
+    name : {"native", "numba", "reference"}
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend.
+    ImportError
+        If it cannot be used here; the backend in use stays.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> before = fd.get_backend()
+    >>> fd.use_backend("reference")
+    >>> fd.get_backend()
+    'reference'
+    >>> fd.use_backend(before)
+    """
+    global _current
+    if name not in _MODULES:
+        raise ValueError(f"name must be one of {sorted(_MODULES)}, got {name!r}")
+    _current = importlib.import_module(_MODULES[name])
+
+
+def get_backend():
+    """Return the name of the backend in use: "native", "numba" or "reference"."""
+    return current().NAME
+
+
+def current():
+    """Return the module of the backend in use."""
+    if _current is None:
+        _choose()
+    return _current
+
+
+def available():
+    """Return the names of the backends that can be used here, fastest first."""
+    names = []
+    for name, module in _MODULES.items():
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            continue
+        names.append(name)
+    return names
+
+
+def _choose():
+    for name in _MODULES:
+        try:
+            return use_backend(name)
+        except ImportError:
+            continue

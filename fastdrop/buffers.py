@@ -1,0 +1,132 @@
+"""Other people's memory as NumPy arrays, without a copy, and given back on every path.
+
+Functions of the package work on ``ndarray``.  Anything else comes in through `lend`, which views it as one (buffer
+protocol, DLPack, array interface; a list is converted), calls the function, and leaves no reference behind: not even in an
+exception's traceback, whose frames would keep a ``bytearray`` from being resized.
+"""
+
+import numpy as np
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def lend(function, *inputs, out=None, dtype=None, arrays=1, **kwargs):
+    """Call ``function(*inputs, out=out)`` with ndarrays over the memory of the first ``arrays`` inputs and of ``out``.
+
+    A None input stays None. What ``function`` returns comes back, with the caller's own ``x`` or ``out`` in its place
+    where it returned that array.
+    """
+    try:
+        views = [None if x is None else view(x, "x", dtype) for x in inputs[:arrays]]
+        target = None if out is None else view(out, "out", dtype, writable=True)
+        return _own(function(*views, *inputs[arrays:], out=target, **kwargs), (target, *views), (out, *inputs))
+    except Exception as error:
+        raise error.with_traceback(None)  # noqa: B904 (the same error, without the frames that hold the buffers)
+    finally:
+        views = target = None
+
+
+def _own(result, views, objects):
+    if isinstance(result, tuple):
+        return tuple(_own(part, views, objects) for part in result)
+    for v, o in zip(views, objects):
+        if result is v and v is not None:
+            return o
+    return result
+
+
+def view(obj, name, dtype=None, writable=False):
+    """Return an ndarray over the memory of ``obj``; a copy only where it has none (numbers, lists).
+
+    Parameters
+    ----------
+    obj : object
+        ndarray, or an object with the buffer protocol, ``__dlpack__`` on the CPU, or ``__array_interface__``.
+    name : str
+        The argument's name, for errors.
+    dtype : dtype, optional
+        What the bytes are, for an object that has only bytes.
+    writable : bool
+        Refuse what cannot be written to.
+    """
+    if isinstance(obj, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: dropout would lose its mask; pass {name}.filled(0)")
+    if isinstance(obj, np.ndarray):
+        array = obj if dtype is None else np.asarray(obj).view(dtype)
+        array = array if type(array) is np.ndarray else array.view(np.ndarray)
+    else:
+        array = _foreign(obj, name, dtype, writable)
+    if writable and not array.flags.writeable:
+        raise ValueError(f"{name} must be writable, got a read-only {type(obj).__name__}")
+    return array
+
+
+def _foreign(obj, name, dtype, writable):
+    try:
+        buffer = memoryview(obj)
+    except TypeError:
+        buffer = None
+    if buffer is not None:
+        if dtype is None:
+            return np.asarray(buffer)
+        if not buffer.c_contiguous:
+            raise ValueError(f"{name} must be contiguous to be read as {np.dtype(dtype)}, got strides {buffer.strides}")
+        return np.frombuffer(buffer, dtype)
+    if hasattr(obj, "__dlpack__"):
+        array = _from_dlpack(obj, name)
+        return array if dtype is None else array.view(dtype)
+    if writable and not hasattr(obj, "__array_interface__"):
+        raise TypeError(f"{name} must be an array or a writable buffer, got {type(obj).__name__}")
+    return np.asarray(obj, dtype)
+
+
+def _from_dlpack(obj, name):
+    kind, _ = obj.__dlpack_device__()
+    if kind != 1:  # kDLCPU
+        raise TypeError(f"{name} must lie in CPU memory, got a {type(obj).__name__} on DLPack device type {int(kind)}")
+    if getattr(obj, "requires_grad", False):
+        raise TypeError(f"{name} must not require grad: NumPy arrays carry no gradient; pass {name}.detach()")
+    try:
+        return np.from_dlpack(obj)
+    except (BufferError, RuntimeError, TypeError) as error:  # bfloat16 has no NumPy DLPack
+        raise TypeError(f"{name} cannot be read through DLPack: {error}") from None
+
+
+def as_array(x, name):
+    """Return ``x`` if its dtype is one the kernels know; raise TypeError if not."""
+    if x.dtype.name not in FLOATS:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got dtype {x.dtype}")
+    return x
+
+
+def new_like(x):
+    """Return an empty array in x's memory layout and native byte order."""
+    return np.empty_like(x, x.dtype.newbyteorder("="), subok=False)
+
+
+def check_out(out, name, shape, dtype):
+    """Return ``out`` if it can take a result of ``shape`` and ``dtype``; raise if not."""
+    if out.dtype != dtype.newbyteorder("=") and out.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} must be writable, got a read-only array")
+    return out
+
+
+def overlaps(out, x, name="x"):
+    """Raise ValueError if ``out`` shares memory with ``x`` in any way but being the same elements in the same places."""
+    if not np.may_share_memory(out, x):
+        return
+    same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and all(
+        a == b or n == 1 for a, b, n in zip(out.strides, x.strides, x.shape)
+    )
+    if same and out.dtype == x.dtype:
+        return
+    try:
+        shared = np.shares_memory(out, x, max_work=10_000)
+    except np.exceptions.TooHardError:
+        shared = True
+    if shared:
+        raise ValueError(f"out must be {name} itself or not overlap it, got arrays that share memory")

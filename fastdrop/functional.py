@@ -1,0 +1,128 @@
+"""``dropout`` and ``dropout_backward``: masks on arrays, in one call."""
+
+import numpy as np
+
+from .buffers import as_array, lend
+from .mask import Mask, _fit_p, check_p, check_shape
+from .rng import as_rng
+
+
+def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
+    """Drop each element of ``x`` with probability ``p`` and scale the others by ``1/(1-p)``.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Any shape, strides and byte order. Any object with the buffer protocol or CPU DLPack is read in place.
+    p : float or array_like, default 0.5
+        Probability to drop, in [0, 1]; an array has the mask's shape ``[:k]`` (one p per sample, per time step, ...).
+    rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator
+        Where the mask comes from, see `fastdrop.mask`.
+    mask : Mask, optional
+        Use this mask; ``p``, ``rng`` and ``mask_shape`` are then not looked at.
+    training : bool, default True
+        If False, nothing is dropped and no mask is taken from ``rng``.
+    mask_shape : tuple of int or None, optional
+        Shape of the mask, which broadcasts with x's: 1 or None on the axes that share a decision (Keras's noise_shape).
+    out : array_like, optional
+        Where to write: any writable buffer of the result's shape and x's dtype. ``out=x`` works in place.
+    dtype : dtype, optional
+        What the bytes of ``x`` and ``out`` are, where the objects cannot say (``bytes``, ``mmap``).
+
+    Returns
+    -------
+    y : ndarray or ``out``
+        ``x`` itself, not a copy, where nothing can be dropped (``p == 0`` or not ``training``) and ``out`` is not given.
+    mask : Mask
+        What `dropout_backward` needs.
+
+    Raises
+    ------
+    TypeError
+        If x's dtype is none of the four, or an argument is of the wrong type.
+    ValueError
+        If ``p`` is not in [0, 1], shapes do not fit, or ``out`` is read-only or overlaps ``x`` without being it.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15 (2014).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x = np.ones((2, 4), np.float32)
+    >>> y, mask = fd.dropout(x, p=0.5, rng=0)
+    >>> y
+    array([[0., 0., 2., 2.],
+           [0., 0., 0., 0.]], dtype=float32)
+    >>> fd.dropout_backward(np.full_like(y, 3), mask)
+    array([[0., 0., 6., 6.],
+           [0., 0., 0., 0.]], dtype=float32)
+    """
+    if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
+        return lend(
+            dropout, x, p, out=out, dtype=dtype, rng=rng, mask=mask, training=training, mask_shape=mask_shape
+        )  # fmt: skip
+    as_array(x, "x")
+    if mask is None:
+        shape = x.shape if mask_shape is None else _mask_shape(mask_shape, x.shape)
+        p = _fit_p(check_p(p), shape) if training else 0.0
+        seed, stream = as_rng(rng).take() if training else (0, 0)
+        mask = Mask._make(seed, stream, shape, p)
+    elif not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+    elif not training:
+        mask = Mask._make(mask.seed, mask.stream, mask.shape, 0.0)
+    if type(mask._p) is float and mask._p == 0.0 and mask._stored is None:
+        if np.broadcast_shapes(mask.shape, x.shape) == x.shape:
+            if out is None:
+                return x, mask
+    return mask.apply(x, out), mask
+
+
+def _mask_shape(mask_shape, shape):
+    if isinstance(mask_shape, (tuple, list)):
+        mask_shape = tuple(1 if n is None else n for n in mask_shape)
+    mask_shape = check_shape(mask_shape, "mask_shape")
+    try:
+        np.broadcast_shapes(mask_shape, shape)
+    except ValueError:
+        raise ValueError(f"mask_shape {mask_shape} does not broadcast with x's shape {shape}") from None
+    return mask_shape
+
+
+def dropout_backward(dy, mask, *, out=None, dtype=None):
+    """Gradient of `dropout` with respect to ``x``.
+
+    Parameters
+    ----------
+    dy : array_like
+        Gradient of the loss with respect to y.
+    mask : Mask
+        What `dropout` returned.
+    out : array_like, optional
+        Where to write; may be ``dy``.
+    dtype : dtype, optional
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray or ``out``
+        ``dy * scale`` where kept, +0.0 where dropped. For an x that was broadcast up to the mask's shape use
+        ``mask.backward(dy, x_shape=x.shape)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y, mask = fd.dropout(np.ones(4), p=0.5, rng=0)
+    >>> fd.dropout_backward(np.ones(4), mask)
+    array([0., 0., 2., 2.])
+    """
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+    return mask.backward(dy, out=out, dtype=dtype)

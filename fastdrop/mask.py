@@ -1,0 +1,497 @@
+"""``Mask``: a dropout mask as a value.
+
+A mask is (seed, stream, shape, p), a few words, whose element i is kept or dropped by a pure function of its flat C-order
+index i.  Nothing is generated when one is made.  A part of a mask is the same value with another origin, so here a mask is
+always (seed, stream, shape, p) seen through `_offset` and `_strides` (in elements of the stream), exactly as a NumPy view
+sees its buffer; a broadcast axis has stride 0.  A mask that a user made himself keeps packed bits (`_stored`) in place of
+(seed, stream); nothing else about it differs.
+
+What is kept is decided by the backends alone: this file holds no bit of it.
+"""
+
+import math
+import operator
+
+import numpy as np
+
+from . import backends
+from .buffers import as_array, check_out, lend, new_like, overlaps
+from .rng import MASK64, as_rng
+
+try:  # lets memoryview(mask) give the packed bits; Python code can export a buffer by itself only from 3.12 on
+    from ._core import BitsExporter
+except ImportError:
+
+    class BitsExporter:
+        """Stands for the compiled class where there is none; see `Mask.bits`."""
+
+        __slots__ = ()
+
+
+def check_p(p):
+    """Return ``p`` as a Python float, or as a read-only float64 array; raise unless all of it lies in [0, 1]."""
+    if type(p) is not float:
+        if isinstance(p, (str, bytes)) or p is None:
+            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}")
+        try:
+            array = np.array(p)
+            if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+                raise TypeError
+            array = array.astype(np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}") from None
+        if array.ndim:
+            wrong = ~((array >= 0) & (array <= 1))
+            if wrong.any():
+                raise ValueError(f"p is a probability to drop and must be in [0, 1], got {array[wrong][0]} in its array")
+            array.flags.writeable = False
+            return array
+        p = float(array)
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p is a probability to drop and must be in [0, 1], got {p}")
+    return p
+
+
+def check_shape(shape, name="shape"):
+    """Return ``shape`` as a tuple of ints; raise unless each is at least 0 and their product below 2**64."""
+    try:
+        shape = tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or a tuple of integers, got {shape!r}") from None
+    if any(n < 0 for n in shape):
+        raise ValueError(f"{name} must not hold negative numbers, got {shape}")
+    if math.prod(shape) > MASK64 + 1:
+        raise ValueError(f"{name} must have at most 2**64 elements, got {shape}")
+    return shape
+
+
+def _c_strides(shape):
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def scale_of(p):
+    """Return 1/(1-p) in double; inf where p == 1."""
+    if type(p) is float:
+        return 1.0 / (1.0 - p) if p != 1.0 else math.inf
+    with np.errstate(divide="ignore"):
+        return 1.0 / (1.0 - p)
+
+
+class Mask(BitsExporter):
+    """A dropout mask: which elements are kept, as a value of a few words.
+
+    Made by `fastdrop.mask`, `Rng.mask`, `fastdrop.dropout` or `Mask.from_keep`, not by hand. Masks are immutable, can be
+    compared, hashed and pickled, and take no memory that grows with their shape (those of `from_keep` apart).
+
+    Attributes
+    ----------
+    seed, stream : int or None
+        The two numbers of the generator; None for a mask made by `from_keep`.
+    shape : tuple of int
+    p : float or ndarray of float64
+        Probability to drop; an array has the shape ``shape[:k]``.
+    scale : float or ndarray of float64
+        ``1/(1-p)``, what a kept element is multiplied by; inf where p is 1, where nothing is kept.
+
+    See Also
+    --------
+    fastdrop.mask, fastdrop.dropout
+
+    Notes
+    -----
+    ``mask.apply(x)``, ``x * mask``, ``mask * x`` and ``np.multiply(x, mask)`` are the same operation. It is a selection,
+    not a multiplication: a dropped NaN or Inf becomes 0. ``np.asarray(mask)`` holds the multipliers, 0 or `scale`;
+    ``memoryview(mask)`` the packed bits, as `bits` does.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15 (2014).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> mask = fd.mask((2, 4), p=0.5, rng=0)
+    >>> mask.keep()
+    array([[False, False,  True,  True],
+           [False, False, False, False]])
+    >>> np.ones((2, 4)) * mask
+    array([[0., 0., 2., 2.],
+           [0., 0., 0., 0.]])
+    >>> (mask[0, 2:] == fd.mask((2, 4), 0.5, rng=0)[0, 2:])
+    True
+    """
+
+    __slots__ = ("_offset", "_p", "_seed", "_shape", "_stored", "_stream", "_strides")
+
+    # `_strides` is None where the mask's elements follow one another in C order, the common case.
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Mask is made by fastdrop.mask(shape, p, rng=...), Rng.mask or Mask.from_keep")
+
+    @classmethod
+    def _make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
+        self = cls.__new__(cls)
+        self._seed = seed
+        self._stream = stream
+        self._shape = shape
+        self._p = p
+        self._offset = offset
+        self._strides = strides
+        self._stored = stored
+        return self
+
+    @classmethod
+    def from_keep(cls, keep, p):
+        """Make a mask from the user's own decisions.
+
+        Parameters
+        ----------
+        keep : array_like of bool
+            True where an element is kept. Stored as packed bits, one bit an element.
+        p : float or array_like
+            Probability to drop that `scale` follows from; an array has the shape ``keep.shape[:k]``.
+
+        Returns
+        -------
+        Mask
+            With the same methods as any other; its `seed` and `stream` are None.
+
+        Raises
+        ------
+        TypeError
+            If ``keep`` does not hold bools.
+        ValueError
+            If ``p`` is out of [0, 1] or an array of another shape.
+
+        Examples
+        --------
+        >>> import numpy as np, fastdrop as fd
+        >>> mask = fd.Mask.from_keep([True, False, True], p=0.5)
+        >>> mask.apply(np.array([1.0, 2.0, np.nan]))
+        array([ 2.,  0., nan])
+        """
+        keep = np.asarray(keep)
+        if keep.dtype != np.bool_:
+            raise TypeError(f"keep must hold bools, got dtype {keep.dtype}")
+        stored = np.packbits(keep, axis=None, bitorder="little")
+        stored.flags.writeable = False
+        return cls._make(None, None, keep.shape, _fit_p(check_p(p), keep.shape), stored=stored)
+
+    seed = property(lambda self: self._seed)
+    stream = property(lambda self: self._stream)
+    shape = property(lambda self: self._shape)
+    ndim = property(lambda self: len(self._shape))
+    size = property(lambda self: math.prod(self._shape))
+    p = property(lambda self: self._p)
+    scale = property(lambda self: scale_of(self._p))
+
+
+    # -- the value itself ----------------------------------------------------------------------------------------------
+
+    def _value(self):
+        p = self._p if type(self._p) is float else (self._p.shape, self._p.tobytes())
+        stored = None if self._stored is None else self._stored.tobytes()
+        strides = self._strides and tuple(s if n > 1 else 0 for s, n in zip(self._strides, self._shape))
+        return self._seed, self._stream, self._shape, p, self._offset, strides, stored
+
+    def __eq__(self, other):
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self._value() == other._value()
+
+    def __hash__(self):
+        return hash(self._value())
+
+    def __reduce__(self):
+        fields = self._seed, self._stream, self._shape, self._p, self._offset, self._strides, self._stored
+        return _restore, fields
+
+    def __repr__(self):
+        source = "stored bits" if self._stored is not None else f"seed={self._seed}, stream={self._stream}"
+        part = "" if self._strides is None else f", part from element {self._offset}"
+        return f"<fastdrop.Mask shape={self._shape} p={self.p} {source}{part}>"
+
+    def __len__(self):
+        if not self._shape:
+            raise TypeError("len() of a 0-d mask")
+        return self._shape[0]
+
+    def __getitem__(self, key):
+        """Part of the mask, equal to the same part of its array: integers, slices of step 1, one Ellipsis."""
+        keys = key if isinstance(key, tuple) else (key,)
+        ndim = len(self._shape)
+        if any(k is Ellipsis for k in keys):
+            at = next(i for i, k in enumerate(keys) if k is Ellipsis)
+            rest = keys[at + 1 :]
+            keys = keys[:at] + (slice(None),) * (ndim - at - len(rest)) + rest
+        if len(keys) > ndim:
+            raise IndexError(f"too many indices for a mask of {ndim} dimensions: {len(keys)}")
+        keys += (slice(None),) * (ndim - len(keys))
+        offset = self._offset
+        shape, strides, p_key = [], [], []
+        for axis, (k, n, stride) in enumerate(zip(keys, self._shape, self._strides or _c_strides(self._shape))):
+            if isinstance(k, slice):
+                start, stop, step = k.indices(n)
+                if step != 1:
+                    raise IndexError(f"a mask takes slices of step 1, got step {step} on axis {axis}")
+                shape.append(max(0, stop - start))
+                strides.append(stride)
+                p_key.append(slice(start, max(start, stop)))
+            else:
+                if isinstance(k, (bool, np.bool_)) or not hasattr(k, "__index__"):
+                    raise TypeError(f"a mask takes integers and slices of step 1, got {k!r} on axis {axis}")
+                start = operator.index(k)
+                if not -n <= start < n:
+                    raise IndexError(f"index {start} is out of bounds for axis {axis} of a mask with size {n}")
+                start %= n
+                p_key.append(start)
+            offset += start * stride
+        p = self._p
+        if type(p) is not float:
+            p = p[tuple(p_key[: p.ndim])]
+            p = p if p.ndim else float(p)
+        shape, strides = tuple(shape), tuple(strides)
+        if all(n == 1 or s == c for n, s, c in zip(shape, strides, _c_strides(shape))):
+            strides = None
+        return Mask._make(self._seed, self._stream, shape, p, offset & MASK64, strides, self._stored)
+
+    def strides_for(self, shape):
+        """Step in the stream along each axis of ``shape``, which the mask broadcasts to: 0 along a shared axis."""
+        strides = self._strides or _c_strides(self._shape)
+        lead = len(shape) - len(self._shape)
+        own = (0 if m == 1 and n != 1 else s for m, n, s in zip(self._shape, shape[lead:], strides))
+        return (0,) * lead + tuple(own)
+
+    def wide_p(self):
+        """p as NumPy broadcasts it against the mask: the float, or the array with 1s for the axes it does not have."""
+        p = self._p
+        return p if type(p) is float else p.reshape(p.shape + (1,) * (len(self._shape) - p.ndim))
+
+    # -- arrays of it --------------------------------------------------------------------------------------------------
+
+    def keep(self):
+        """Return the decisions as an array.
+
+        Returns
+        -------
+        ndarray of bool, of the mask's shape
+            True = kept.
+        """
+        out = np.empty(self._shape, np.bool_)
+        if out.size:
+            backends.current().keep(out, self)
+        return out
+
+    def bits(self):
+        """Return the decisions packed, one bit an element; also ``memoryview(mask)``.
+
+        Returns
+        -------
+        ndarray of uint8, shape ((size + 7) // 8,)
+            Bit b of byte k is element ``8 * k + b`` in C order, as ``numpy.packbits(..., bitorder="little")`` has it;
+            1 = kept, and the bits past the end are 0.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.mask(64, 0.5, rng=0).bits().tobytes().hex()
+        '0c19c5322905b53c'
+        """
+        out = np.empty((self.size + 7) // 8, np.uint8)
+        if out.size:
+            backends.current().keep_bits(out, self)
+        return out
+
+    def __array__(self, dtype=None, copy=None):
+        if copy is False:
+            raise ValueError("a mask holds no array: np.asarray(mask, copy=False) cannot be had")
+        dtype = np.dtype(np.float64 if dtype is None else dtype)
+        if dtype.kind == "f" or dtype.name == "bfloat16":
+            return self.apply(np.broadcast_to(np.ones((), dtype), self._shape))
+        return self.__array__().astype(dtype)
+
+    # -- what it is for ------------------------------------------------------------------------------------------------
+
+    def apply(self, x, out=None, *, dtype=None):
+        """Drop elements of ``x`` and scale the others.
+
+        Parameters
+        ----------
+        x : array_like of float16, bfloat16, float32 or float64
+            Any shape that broadcasts with the mask's. Any object with the buffer protocol or CPU DLPack is read in place.
+        out : array_like, optional
+            Where to write: of the result's shape and x's dtype, not overlapping x unless it is x.
+        dtype : dtype, optional
+            What the bytes of ``x`` (and ``out``) are, where the object cannot say (``bytes``, ``mmap``).
+
+        Returns
+        -------
+        ndarray or ``out``
+            ``x * scale`` where kept, +0.0 where dropped, of the broadcast shape and in x's memory layout.
+
+        Raises
+        ------
+        TypeError
+            If x's dtype is none of the four.
+        ValueError
+            If shapes do not fit, or ``out`` is read-only or overlaps ``x``.
+
+        Examples
+        --------
+        >>> import numpy as np, fastdrop as fd
+        >>> fd.mask((1, 4), 0.5, rng=0).apply(np.ones((2, 4), np.float32))
+        array([[0., 0., 2., 2.],
+               [0., 0., 2., 2.]], dtype=float32)
+        """
+        if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
+            return lend(self.apply, x, out=out, dtype=dtype)
+        x = as_array(x, "x")
+        shape = self._shape
+        if x.shape != shape:
+            try:
+                shape = np.broadcast_shapes(x.shape, shape)
+            except ValueError:
+                raise ValueError(f"x of shape {x.shape} does not broadcast with the mask's shape {self._shape}") from None
+            x = np.broadcast_to(x, shape)
+        if out is None:
+            y = new_like(x)
+        else:
+            y = check_out(out, "out", shape, x.dtype)
+            overlaps(y, x)
+        if y.size:
+            run(y, x, self)
+        return y if out is None else out
+
+    def backward(self, dy, x_shape=None, out=None, *, dtype=None):
+        """Gradient of `apply`: the same kernel on ``dy``, the same mask made again.
+
+        Parameters
+        ----------
+        dy : array_like
+            Gradient of the loss with respect to ``apply(x)``; of that result's shape.
+        x_shape : tuple of int, optional
+            x's shape where it was broadcast up to the mask's; the gradient is summed over those axes. Default: dy's shape.
+        out : array_like, optional
+            Where to write the gradient; may be ``dy`` itself where nothing is summed.
+        dtype : dtype, optional
+            As in `apply`.
+
+        Returns
+        -------
+        ndarray or ``out``
+            Gradient with respect to x, in dy's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `apply`; ValueError too if ``dy`` is not of the shape that ``x_shape`` and the mask give.
+
+        Examples
+        --------
+        >>> import numpy as np, fastdrop as fd
+        >>> mask = fd.mask((3, 4), 0.5, rng=0)
+        >>> mask.backward(np.ones((3, 4)), x_shape=(4,))
+        array([2., 0., 4., 2.])
+        """
+        if x_shape is not None:
+            x_shape = check_shape(x_shape, "x_shape")
+        if type(dy) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
+            return lend(self.backward, dy, x_shape, out=out, dtype=dtype)
+        given = dy.shape if x_shape is None else x_shape
+        try:
+            shape = np.broadcast_shapes(given, self._shape)
+        except ValueError:
+            raise ValueError(f"x_shape {given} does not broadcast with the mask's shape {self._shape}") from None
+        if dy.shape != shape:
+            raise ValueError(f"dy must have the shape of apply(x), {shape}, got {dy.shape}")
+        if given == shape:
+            return self.apply(dy, out)
+        dy = as_array(dy, "dy")
+        dx = np.empty(given, dy.dtype) if out is None else check_out(out, "out", given, dy.dtype)
+        if out is not None and np.may_share_memory(dx, dy):
+            raise ValueError("out must not overlap dy where the gradient is summed")
+        backends.current().apply_sum(dx, dy, self)
+        return dx if out is None else out
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if ufunc is not np.multiply or method != "__call__" or kwargs or len(inputs) != 2:
+            return NotImplemented
+        x, mask = inputs if isinstance(inputs[1], Mask) else inputs[::-1]
+        if isinstance(x, Mask):
+            return NotImplemented
+        return mask.apply(x, None if out is None else out[0])
+
+    def __mul__(self, x):
+        if isinstance(x, Mask):
+            return NotImplemented
+        return self.apply(x)
+
+    __rmul__ = __mul__
+
+
+def _restore(seed, stream, shape, p, offset, strides, stored):
+    if type(p) is not float:
+        p.flags.writeable = False
+    if stored is not None:
+        stored.flags.writeable = False
+    return Mask._make(seed, stream, shape, p, offset, strides, stored)
+
+
+def _fit_p(p, shape):
+    """Check an array p against the mask's shape."""
+    if type(p) is float:
+        return p
+    if p.ndim == 0:
+        return float(p)
+    if p.shape != shape[: p.ndim]:
+        raise ValueError(f"an array p must have the leading axes of the mask's shape {shape}, got shape {p.shape}")
+    return p
+
+
+def run(y, x, mask):
+    """Backend call of `apply` on checked arrays of one shape; copies only where x or y is unaligned or byte-swapped."""
+    if not (x.flags.aligned and x.dtype.isnative):
+        x = x.astype(x.dtype.newbyteorder("="), order="K")
+    if y.flags.aligned and y.dtype.isnative:
+        backends.current().apply(y, x, mask)
+    else:
+        whole = np.empty(y.shape, y.dtype.newbyteorder("="))
+        backends.current().apply(whole, x, mask)
+        y[...] = whole
+
+
+def mask(shape, p, *, rng=None):
+    """Make a dropout mask: O(1), nothing is generated.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+    p : float or array_like
+        Probability to drop, in [0, 1]. An array gives each leading index its own: its shape is ``shape[:k]``.
+    rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator, keyword only
+        None: the process-wide generator, seeded from the OS. An int: ``Rng(int)``, so the same mask at each call. An
+        `Rng` moves on by one stream. NumPy's own give the seed (one 64-bit draw), with stream 0.
+
+    Returns
+    -------
+    Mask
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``p`` is not in [0, 1] or an array whose shape is not ``shape[:k]``; if ``shape`` or ``rng`` is none of these.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.mask((2, 3), 0.1, rng=fd.Rng(seed=1))
+    <fastdrop.Mask shape=(2, 3) p=0.1 seed=1, stream=0>
+    """
+    shape = check_shape(shape)
+    p = _fit_p(check_p(p), shape)
+    seed, stream = as_rng(rng).take()
+    return Mask._make(seed, stream, shape, p)

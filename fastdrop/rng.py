@@ -1,0 +1,198 @@
+"""Where masks get their two numbers from: ``Rng``, and what may stand for one.
+
+A mask needs (seed, stream) and nothing else, so an ``Rng`` is those two integers: every mask taken moves ``stream`` on by
+one.  It is not a bit generator: bits are made by the kernels.  Anything statistical about seeds (hashing, spawning, OS
+entropy) is NumPy's ``SeedSequence``.
+"""
+
+import operator
+import os
+import threading
+
+import numpy as np
+
+MASK64 = 2**64 - 1
+
+
+def _uint64(name, value):
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer in [0, 2**64), got the bool {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer in [0, 2**64), got {type(value).__name__} {value!r}") from None
+    if not 0 <= number <= MASK64:
+        raise ValueError(f"{name} must be an integer in [0, 2**64), got {number}")
+    return number
+
+
+def _seed_of(sequence):
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+class Rng:
+    """A source of masks: a seed and the number of the next stream.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        The Philox key, in [0, 2**64), used as it is: the same integer gives the same masks in C, Numba and CUDA.
+    stream : int, default 0
+        Number of the next mask, in [0, 2**64). Every mask taken moves it on by one, modulo 2**64.
+
+    Attributes
+    ----------
+    seed, stream : int
+        The two numbers; both may be read at any time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``seed`` or ``stream`` is not an integer in [0, 2**64).
+
+    Notes
+    -----
+    Safe under threads: no two calls get the same stream. A copy, or a forked child, of an ``Rng`` that you made repeats
+    its masks; give each worker a child from `spawn`, or its own range of streams.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> rng = fd.Rng(seed=42)
+    >>> a, b = rng.mask((2, 3), p=0.5), rng.mask((2, 3), p=0.5)
+    >>> a.stream, b.stream, rng.stream
+    (0, 1, 2)
+    >>> a == fd.Rng(42).mask((2, 3), 0.5)
+    True
+    """
+
+    __slots__ = ("_lock", "_seed", "_spawned", "_stream")
+
+    def __init__(self, seed=0, stream=0):
+        self._seed = _uint64("seed", seed)
+        self._stream = _uint64("stream", stream)
+        self._spawned = 0
+        self._lock = threading.Lock()
+
+    @property
+    def seed(self):
+        return self._seed
+
+    @property
+    def stream(self):
+        return self._stream
+
+    def take(self):
+        """Return (seed, stream) for one mask and move on.
+
+        Returns
+        -------
+        tuple of int
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> rng = fd.Rng(7)
+        >>> rng.take(), rng.take()
+        ((7, 0), (7, 1))
+        """
+        with self._lock:
+            stream = self._stream
+            self._stream = (stream + 1) & MASK64
+        return self._seed, stream
+
+    def mask(self, shape, p):
+        """Take a mask: `fastdrop.mask` with this generator.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+        p : float or array_like
+            Probability to drop.
+
+        Returns
+        -------
+        Mask
+        """
+        from .mask import mask
+
+        return mask(shape, p, rng=self)
+
+    def spawn(self, n):
+        """Make ``n`` independent generators.
+
+        Parameters
+        ----------
+        n : int
+            How many, at least 0.
+
+        Returns
+        -------
+        list of Rng
+            Their seeds come from ``numpy.random.SeedSequence(seed)``'s children; a further call gives further ones.
+            Masks taken before do not change them.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> a, b = fd.Rng(0).spawn(2)
+        >>> a.seed != b.seed
+        True
+        """
+        n = operator.index(n)
+        if n < 0:
+            raise ValueError(f"n must be at least 0, got {n}")
+        with self._lock:
+            first = self._spawned
+            self._spawned += n
+        return [Rng(_seed_of(np.random.SeedSequence(self._seed, spawn_key=(first + i,)))) for i in range(n)]
+
+    def __reduce__(self):
+        return _restore, (self._seed, self._stream, self._spawned)
+
+    def __repr__(self):
+        return f"fastdrop.Rng(seed={self._seed}, stream={self._stream})"
+
+
+def _restore(seed, stream, spawned):
+    rng = Rng(seed, stream)
+    rng._spawned = spawned
+    return rng
+
+
+def _from_entropy():
+    return Rng(_seed_of(np.random.SeedSequence()))
+
+
+_default = _from_entropy()
+
+
+def _renew_default():
+    global _default
+    _default = _from_entropy()
+
+
+if hasattr(os, "register_at_fork"):  # a child must not repeat its parent's masks, nor wait for a lock the parent held
+    os.register_at_fork(after_in_child=_renew_default)
+
+
+def as_rng(rng):
+    """Return the `Rng` that a user's ``rng=`` argument stands for (DESIGN: None, int, Rng, or NumPy's own)."""
+    if type(rng) is Rng:
+        return rng
+    if rng is None:
+        return _default
+    if isinstance(rng, Rng):
+        return rng
+    if isinstance(rng, np.random.SeedSequence):
+        return Rng(_seed_of(rng))
+    if isinstance(rng, np.random.BitGenerator):
+        rng = np.random.Generator(rng)
+    if isinstance(rng, np.random.Generator):
+        return Rng(int(rng.integers(0, 2**64, dtype=np.uint64)))
+    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
+        return Rng(_uint64("rng", rng))
+    raise TypeError(
+        "rng must be None, an int in [0, 2**64), a fastdrop.Rng, or a numpy.random SeedSequence, Generator or "
+        f"BitGenerator, got {type(rng).__name__}"
+    )
