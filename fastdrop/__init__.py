@@ -4,10 +4,27 @@ A mask is (seed, stream, shape, p), its bits a pure function of the element's in
 them: equal bit for bit on every machine, instruction set, thread count and backend.
 """
 
+from . import config as _config
+from ._version import __version__
 from .backends import get_backend, use_backend
+from .config import get_num_threads, set_num_threads, show_config, threads
 from .functional import dropout, dropout_backward
 from .mask import Mask, mask
 from .rng import Rng
 
-__all__ = ["Mask", "Rng", "dropout", "dropout_backward", "get_backend", "mask", "use_backend"]
-__version__ = "0.1.0"
+__all__ = [
+    "Mask",
+    "Rng",
+    "__version__",
+    "dropout",
+    "dropout_backward",
+    "get_backend",
+    "get_num_threads",
+    "mask",
+    "set_num_threads",
+    "show_config",
+    "threads",
+    "use_backend",
+]
+
+_config.start()

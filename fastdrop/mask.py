@@ -356,7 +356,8 @@ class Mask(BitsExporter):
                 shape = np.broadcast_shapes(x.shape, shape)
             except ValueError:
                 raise ValueError(f"x of shape {x.shape} does not broadcast with the mask's shape {self._shape}") from None
-            x = np.broadcast_to(x, shape)
+            if x.shape != shape:
+                x = np.broadcast_to(x, shape)
         if out is None:
             y = new_like(x)
         else:

@@ -150,7 +150,12 @@ def keep_bits(out, mask):
             part = keep_range(mask.seed, mask.stream, mask._offset + start, n, mask.p)
             out[start // 8 : (start + n + 7) // 8] = np.packbits(part, bitorder="little")
     else:
-        out[:] = np.packbits(mask.keep(), axis=None, bitorder="little")
+        pack_bits(out, mask)
+
+
+def pack_bits(out, mask):
+    """`keep_bits` by way of an array of bools, for parts of masks and array-valued p."""
+    out[:] = np.packbits(mask.keep(), axis=None, bitorder="little")
 
 
 # -- dropout -----------------------------------------------------------------------------------------------------------
@@ -175,7 +180,7 @@ def apply(y, x, mask):
         y[piece] = select(_keep(part, x[piece].shape), x[piece], scale_of(part.wide_p()))
 
 
-def apply_sum(dx, dy, mask):
+def apply_sum(dx, dy, mask, apply=apply):
     """dx = the sum of select(mask, dy) over the axes along which x was broadcast to dy's shape.
 
     float16, bfloat16 and float32 are summed in float32, float64 in float64, and rounded once.

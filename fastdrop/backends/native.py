@@ -1,0 +1,25 @@
+"""The native backend: C kernels chosen for this CPU, behind the compiled extension."""
+
+from .. import _core
+from . import reference
+
+NAME = "native"
+
+
+def apply(y, x, mask):
+    _core.apply(y, x, mask)
+
+
+def keep(out, mask):
+    _core.keep(out, mask)
+
+
+def keep_bits(out, mask):
+    if mask._strides is None and type(mask.p) is float:
+        _core.keep_bits(out, mask, mask.size)
+    else:
+        reference.pack_bits(out, mask)
+
+
+def apply_sum(dx, dy, mask):
+    reference.apply_sum(dx, dy, mask, apply)

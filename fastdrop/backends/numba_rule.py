@@ -1,0 +1,292 @@
+"""THE rule of stream version 1 for Numba, on the CPU and on CUDA: is element i of a mask kept?
+
+Scalar functions, written once: `fastdrop.numba` shows them to users, and the kernels of both Numba backends are made of
+them.  ``src/stream.h`` says the rule in words.  They are plain Python functions that Numba compiles into whatever calls
+them, `@njit` or `@cuda.jit`, and that also run as they are, slowly, which is how the CUDA simulator runs them.
+
+Every constant is cast: Numba makes ``uint64 (op) int64`` a float64.  Words are held in 32 bits, the width in which LLVM
+turns a loop over lanes into vpmuludq and NVVM makes one mul.wide of each product; every step that could overflow is done in
+64 bits and masked, since NumPy's scalars, which the plain functions work on, warn where machine integers wrap.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload, register_jitable
+
+# LLVM leaves a function of Philox's size uninlined and then cannot vectorise the loop around it.
+inline = register_jitable(forceinline=True)
+
+LOW = 0xFFFFFFFF
+HIGH_BITS = 0x80808080  # one flag a byte
+LOW_BITS = 0x7F7F7F7F
+
+
+@inline
+def _round(c0, c1, c2, c3, k0, k1):
+    a = np.uint64(c0) * np.uint64(0xD2511F53)
+    b = np.uint64(c2) * np.uint64(0xCD9E8D57)
+    return (
+        np.uint32(np.uint32(b >> np.uint64(32)) ^ c1 ^ k0),
+        np.uint32(b & np.uint64(LOW)),
+        np.uint32(np.uint32(a >> np.uint64(32)) ^ c3 ^ k1),
+        np.uint32(a & np.uint64(LOW)),
+        np.uint32((np.uint64(k0) + np.uint64(0x9E3779B9)) & np.uint64(LOW)),
+        np.uint32((np.uint64(k1) + np.uint64(0xBB67AE85)) & np.uint64(LOW)),
+    )
+
+
+@inline
+def philox4x32(c0, c1, c2, c3, k0, k1):
+    """Philox4x32-10 (Salmon et al., SC 2011) of a counter of four and a key of two uint32: four uint32."""
+    # Written out: a loop here would be the innermost one, and the loop over lanes would not be vectorised.
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    return c0, c1, c2, c3
+
+
+@inline
+def philox(seed, stream, call, tag):
+    """The four words of call number ``call`` (< 2**60) with ``tag``: a byte of each of 16 elements."""
+    seed, stream, call = np.uint64(seed), np.uint64(stream), np.uint64(call)
+    return philox4x32(
+        np.uint32(call & np.uint64(LOW)),
+        np.uint32((call >> np.uint64(32)) | np.uint64(tag) << np.uint64(28)),
+        np.uint32(stream & np.uint64(LOW)),
+        np.uint32(stream >> np.uint64(32)),
+        np.uint32(seed & np.uint64(LOW)),
+        np.uint32(seed >> np.uint64(32)),
+    )
+
+
+@inline
+def call_of(index):
+    """Number of the Philox call that decides element ``index``; 15 others share it."""
+    index = np.uint64(index)
+    return (index >> np.uint64(8)) * np.uint64(16) + ((index >> np.uint64(2)) & np.uint64(15))
+
+
+@inline
+def byte_of(seed, stream, index, tag):
+    """Byte ``tag`` (0, most significant, to 3) of U(index)."""
+    index = np.uint64(index)
+    w0, w1, w2, w3 = philox(seed, stream, call_of(index), tag)
+    word = (index >> np.uint64(6)) & np.uint64(3)
+    low = w1 if word & np.uint64(1) else w0
+    high = w3 if word & np.uint64(1) else w2
+    chosen = np.uint64(high if word & np.uint64(2) else low)
+    return (chosen >> (np.uint64(8) * (index & np.uint64(3)))) & np.uint64(255)
+
+
+@inline
+def uniform32(seed, stream, index):
+    """Return U(index), uniform on 32 bits, as a uint64. See `fastdrop.numba`."""
+    u = np.uint64(0)
+    for tag in range(4):
+        u = (u << np.uint64(8)) | byte_of(seed, stream, index, tag)
+    return u
+
+
+@inline
+def keep(seed, stream, index, threshold):
+    """Is element ``index`` kept: U(index) < threshold, by as many bytes of U as it takes. See `fastdrop.numba`."""
+    t = np.uint64(threshold)
+    kept = t > np.uint64(LOW)
+    undecided = not kept
+    tag = 0
+    while undecided:
+        b = byte_of(seed, stream, index, tag)
+        limit = (t >> np.uint64(24 - 8 * tag)) & np.uint64(255)
+        kept = b < limit
+        tag += 1
+        undecided = b == limit and tag < 4
+    return kept
+
+
+# -- 16 elements at once: 4 bytes to a word, no byte ever taken out --------------------------------------------------
+
+
+@inline
+def _less(x, y):
+    """0x80 in every byte where x's is less than y's."""
+    d = np.uint32((x | np.uint32(HIGH_BITS)) - (y & np.uint32(LOW_BITS)))
+    return np.uint32(((~x & y) | (~(x ^ y) & ~d)) & np.uint32(HIGH_BITS))
+
+
+@inline
+def _equal(x, y):
+    """0x80 in every byte where x's is equal to y's."""
+    z = np.uint32(x ^ y)
+    return np.uint32(~(((z & np.uint32(LOW_BITS)) + np.uint32(LOW_BITS)) | z) & np.uint32(HIGH_BITS))
+
+
+@inline
+def keep_flags(seed, stream, call, threshold):
+    """The decisions of one call's 16 elements: four uint32, word w of the layout each, 0x80 in byte b where it is kept."""
+    t = np.uint64(threshold)
+    full = np.uint32(HIGH_BITS) if t > np.uint64(LOW) else np.uint32(0)
+    k0 = k1 = k2 = k3 = full
+    e0 = e1 = e2 = e3 = np.uint32(np.uint32(HIGH_BITS) ^ full)  # what no byte has decided yet
+    rest = t
+    tag = 0
+    while np.uint32(e0 | e1 | e2 | e3) != np.uint32(0) and rest != np.uint64(0):
+        w0, w1, w2, w3 = philox(seed, stream, call, tag)
+        rest = (rest << np.uint64(8)) & np.uint64(0xFFFFFFFFFF)
+        y = np.uint32((rest >> np.uint64(32)) * np.uint64(0x01010101))
+        rest = rest & np.uint64(LOW)
+        k0, e0 = np.uint32(k0 | (e0 & _less(w0, y))), np.uint32(e0 & _equal(w0, y))
+        k1, e1 = np.uint32(k1 | (e1 & _less(w1, y))), np.uint32(e1 & _equal(w1, y))
+        k2, e2 = np.uint32(k2 | (e2 & _less(w2, y))), np.uint32(e2 & _equal(w2, y))
+        k3, e3 = np.uint32(k3 | (e3 & _less(w3, y))), np.uint32(e3 & _equal(w3, y))
+        tag += 1
+    return k0, k1, k2, k3
+
+
+@inline
+def nibble(flags):
+    """Four decisions packed: bit b is byte b's."""
+    f = np.uint32(flags) >> np.uint32(7)
+    return np.uint32((f | f >> np.uint32(7) | f >> np.uint32(14) | f >> np.uint32(21)) & np.uint32(15))
+
+
+@inline
+def keep_lane(seed, stream, call, threshold):
+    """The decisions of one call's 16 elements in 16 bits. See `fastdrop.numba`."""
+    k0, k1, k2, k3 = keep_flags(seed, stream, call, threshold)
+    return np.uint32(
+        nibble(k0) | nibble(k1) << np.uint32(4) | nibble(k2) << np.uint32(8) | nibble(k3) << np.uint32(12)
+    )
+
+
+@inline
+def keep_bits64(seed, stream, word_index, threshold):
+    """The decisions of elements 64*word_index ... 64*word_index + 63, bit j = element j. See `fastdrop.numba`."""
+    w = np.uint64(word_index)
+    word = w & np.uint64(3)
+    bits = np.uint64(0)
+    for lane in range(16):
+        k0, k1, k2, k3 = keep_flags(seed, stream, (w >> np.uint64(2)) * np.uint64(16) + np.uint64(lane), threshold)
+        low = k1 if word & np.uint64(1) else k0
+        high = k3 if word & np.uint64(1) else k2
+        bits |= np.uint64(nibble(high if word & np.uint64(2) else low)) << np.uint64(4 * lane)
+    return bits
+
+
+# -- p becomes these two numbers -------------------------------------------------------------------------------------
+
+
+@inline
+def threshold(p):
+    """T = round((1 - p) * 2**32), half to even. See `fastdrop.numba`."""
+    exact = (1.0 - p) * 4294967296.0
+    return np.uint64((exact + 4503599627370496.0) - 4503599627370496.0)  # 2**52: the adder rounds to an integer
+
+
+@inline
+def scale(p):
+    """1 / (1 - p), in double; inf at p = 1. See `fastdrop.numba`."""
+    kept = 1.0 - p
+    return 1.0 / kept if kept > 0.0 else np.inf
+
+
+# -- float16, bfloat16 and one multiply ------------------------------------------------------------------------------
+# Each plain function is the meaning; the overload beside it emits the one instruction.
+
+
+@intrinsic
+def _f16_to_f32(typing_context, bits):
+    def generate(context, builder, signature, args):
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def _f32_to_f16(typing_context, value):
+    def generate(context, builder, signature, args):
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+@intrinsic
+def _multiply(typing_context, a, b):
+    def generate(context, builder, signature, args):
+        if "nvptx" not in builder.module.triple:
+            return builder.fmul(*args)
+        suffix = "f" if signature.return_type is types.float32 else "d"
+        kind = ir.FunctionType(args[0].type, [args[0].type] * 2)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.nvvm.mul.rn.{suffix}"), args)
+
+    return a(a, a), generate
+
+
+def f16_to_f32(bits):
+    """The float32 equal to the float16 with these bits."""
+    return np.float32(np.uint16(bits).view(np.float16))
+
+
+def f32_to_f16(value):
+    """The bits of the nearest float16, ties to even."""
+    return np.float16(value).view(np.uint16)
+
+
+def multiply(a, b):
+    """a * b rounded once: NVVM would otherwise fuse it with a later addition, and y would differ from the CPU's."""
+    return a * b
+
+
+@overload(f16_to_f32)
+def _(bits):
+    return lambda bits: _f16_to_f32(np.uint16(bits))
+
+
+@overload(f32_to_f16)
+def _(value):
+    return lambda value: _f32_to_f16(value)
+
+
+@overload(multiply)
+def _(a, b):
+    return lambda a, b: _multiply(a, b)
+
+
+@inline
+def bf16_to_f32(bits):
+    """The float32 equal to the bfloat16 with these bits."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@inline
+def f32_to_bf16(value):
+    """The bits of the nearest bfloat16, ties to even; a NaN stays one."""
+    u = np.uint64(np.float32(value).view(np.uint32))
+    top = u >> np.uint64(16)
+    if u & np.uint64(0x7FFFFFFF) > np.uint64(0x7F800000):
+        return np.uint16(top | np.uint64(0x40))
+    return np.uint16((u + np.uint64(0x7FFF) + (top & np.uint64(1))) >> np.uint64(16))
+
+
+@inline
+def same(value):
+    """For float32 and float64, which are computed in as they are."""
+    return value
+
+
+# -- op bodies: what a kernel does to one element --------------------------------------------------------------------
+
+
+@inline
+def select(kept, value, scale):
+    """kept: value * scale; dropped: +0.0, by selection, so that a dropped NaN or Inf is 0."""
+    scaled = multiply(value, scale)
+    return scaled if kept else type(scaled)(0)

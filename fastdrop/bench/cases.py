@@ -1,0 +1,256 @@
+"""The one list of what is measured: every kernel, how it is called, the bytes it moves, the sizes.
+
+``fastdrop bench``, the pytest-benchmark suites and the tests all read `CASES`.  A case makes its own arrays and gives
+back the call to be timed, as a function of ``rng``, beside the yardsticks it is held against.  Its slow twin is the
+same call on the reference backend: `prove` runs both and compares every bit, or, for sums, within a stated tolerance.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+import fastdrop as fd
+
+M = 1 << 20
+SEED = 1905  # of every mask that is proved or timed
+BLOCK = 1 << 20
+
+
+class NotEqual(AssertionError):
+    """A backend's result is not the reference's."""
+
+
+@dataclass
+class Prepared:
+    """Arrays made and touched: ``call(rng)`` is what is timed, and returns what is compared with the reference."""
+
+    call: Callable
+    yardsticks: dict  # name -> callable without arguments, timed in turn with ``call``
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel, called in one way."""
+
+    op: str
+    output: str  # "reused", "fresh" or "in place": who pays the page faults
+    prepare: Callable  # (shape, dtype, p) -> Prepared
+    moved: str  # what the bytes are, in words
+    arrays: float  # arrays of x's size that are read or written
+    shapes: tuple
+    dtypes: tuple = ("float32",)
+    p: tuple = (0.1,)
+    tolerance: float = 0.0  # relative to the largest element; 0: bit for bit
+
+    def bytes(self, shape, dtype):
+        """Bytes that the call has to read and write."""
+        return int(self.arrays * math.prod(shape) * dtype_of(dtype).itemsize)
+
+
+def dtype_of(name):
+    """NumPy dtype by name, bfloat16 (of ml_dtypes) too."""
+    if name == "bfloat16":
+        import ml_dtypes  # an extra, not a dependency
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def instruction_set():
+    """Instruction set of the kernels in use: "" where the backend is not the native one."""
+    if fd.get_backend() != "native":
+        return ""
+    from fastdrop import _core  # exists where the backend is native
+
+    return _core.isa()
+
+
+def normal(shape, dtype="float32", seed=0):
+    """Normal numbers, the same ones again and again: drawing 4 GiB of them would take longer than all else."""
+    block = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32).astype(dtype_of(dtype))
+    flat = np.empty(math.prod(shape), block.dtype)
+    for start in range(0, flat.size, BLOCK):
+        flat[start : start + BLOCK] = block[: flat.size - start]
+    return flat.reshape(shape)
+
+
+def touched(x):
+    """An output for x, its pages already there."""
+    y = np.empty_like(x)
+    y[...] = 0
+    return y
+
+
+# -- how each kernel is called -----------------------------------------------------------------------------------------
+
+
+def dropout(shape, dtype, p):
+    x = normal(shape, dtype)
+    y = touched(x)
+    yardsticks = {"copy": lambda: np.copyto(y, x)}
+    if x.dtype != np.float32:  # as many bytes of float32
+        wide = normal((x.nbytes // 4,))
+        wide_y, rng32 = touched(wide), fd.Rng(SEED)
+        yardsticks["float32"] = lambda: fd.dropout(wide, p, rng=rng32, out=wide_y)
+    return Prepared(lambda rng: (fd.dropout(x, p, rng=rng, out=y)[0],), yardsticks)
+
+
+def dropout_fresh(shape, dtype, p):
+    x = normal(shape, dtype)
+    m = np.asarray(fd.mask(shape, p, rng=SEED)).astype(x.dtype)
+    return Prepared(
+        lambda rng: (fd.dropout(x, p, rng=rng)[0],),
+        {"copy": lambda: x.copy(), "multiply": lambda: np.multiply(x, m)},
+    )
+
+
+def dropout_in_place(shape, dtype, p):
+    x = normal(shape, dtype)  # soon nothing but zeros and infinities, which cost the same
+    return Prepared(lambda rng: (fd.dropout(x, p, rng=rng, out=x)[0],), {"multiply": lambda: np.multiply(x, 2, out=x)})
+
+
+def bits(shape, dtype, p):
+    x = normal(shape, dtype)
+    y = touched(x)
+    return Prepared(lambda rng: (fd.mask(shape, p, rng=rng).bits(),), {"copy": lambda: np.copyto(y, x)})
+
+
+def train(shape, dtype, p):
+    x, dy = normal(shape, dtype), normal(shape, dtype, seed=1)
+    y, dx = touched(x), touched(x)
+
+    def call(rng):
+        mask = fd.dropout(x, p, rng=rng, out=y)[1]
+        return y, fd.dropout_backward(dy, mask, out=dx)
+
+    return Prepared(call, {"copy": lambda: np.copyto(y, x)})
+
+
+def train_fresh(shape, dtype, p):
+    x, dy = normal(shape, dtype), normal(shape, dtype, seed=1)
+
+    def call(rng):
+        y, mask = fd.dropout(x, p, rng=rng)
+        return y, fd.dropout_backward(dy, mask)
+
+    return Prepared(call, {"copy": lambda: x.copy()})
+
+
+def layout(arrange):
+    """Dropout of an array that ``arrange`` laid out, beside the same on a contiguous one."""
+
+    def prepare(shape, dtype, p):
+        x = arrange(shape, dtype)
+        y = touched(x)
+        flat = normal(shape, dtype)
+        flat_y, flat_rng = touched(flat), fd.Rng(SEED)
+        return Prepared(
+            lambda rng: (fd.dropout(x, p, rng=rng, out=y)[0],),
+            {
+                "contiguous": lambda: fd.dropout(flat, p, rng=flat_rng, out=flat_y),
+                "copy": lambda: np.copyto(flat_y, flat),
+            },
+        )
+
+    return prepare
+
+
+def fortran(shape, dtype):
+    return np.asfortranarray(normal(shape, dtype))
+
+
+def transposed(shape, dtype):
+    swapped = (*shape[:-2], shape[-1], shape[-2])
+    return normal(swapped, dtype).swapaxes(-1, -2)
+
+
+def channels_last(shape, dtype):
+    return np.moveaxis(normal((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+
+
+def every_other(shape, dtype):
+    return normal((2 * shape[0], *shape[1:]), dtype)[::2]
+
+
+def shared(own):
+    """Dropout by a mask smaller than x, beside a multiplication with an array of the mask's shape."""
+
+    def prepare(shape, dtype, p):
+        x = normal(shape, dtype)
+        y = touched(x)
+        m = np.asarray(fd.mask(own(shape), p, rng=SEED)).astype(x.dtype)
+        return Prepared(
+            lambda rng: (fd.dropout(x, p, rng=rng, mask_shape=own(shape), out=y)[0],),
+            {"multiply": lambda: np.multiply(x, m, out=y), "copy": lambda: np.copyto(y, x)},
+        )
+
+    return prepare
+
+
+FLAT = ((1000,), (64 * 1024,), (M,), (16 * M,))
+SQUARE = ((256, 256), (4096, 4096))
+IMAGES = ((4, 16, 32, 32), (64, 64, 64, 64))
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+READ_WRITE = "x read, y written"
+
+CASES = {
+    case.op: case
+    for case in [
+        Case("dropout", "reused", dropout, READ_WRITE, 2, FLAT, DTYPES, (0.1, 0.5)),
+        Case("dropout, fresh", "fresh", dropout_fresh, READ_WRITE, 2, FLAT),
+        Case("dropout, in place", "in place", dropout_in_place, "x read and written", 2, FLAT),
+        Case("bits", "fresh", bits, "one bit an element written", 1 / 32, FLAT[1:]),
+        Case("train", "reused", train, "x, dy read, y, dx written", 4, FLAT),
+        Case("train, fresh", "fresh", train_fresh, "x, dy read, y, dx written", 4, FLAT),
+        Case("transposed", "reused", layout(transposed), READ_WRITE, 2, SQUARE),
+        Case("Fortran", "reused", layout(fortran), READ_WRITE, 2, IMAGES),
+        Case("channels last", "reused", layout(channels_last), READ_WRITE, 2, IMAGES),
+        Case("[::2]", "reused", layout(every_other), READ_WRITE, 2, FLAT[1:]),
+        Case("spatial", "reused", shared(lambda s: (*s[:2], 1, 1)), READ_WRITE, 2, IMAGES),
+        Case("locked", "reused", shared(lambda s: (s[0], 1, s[2])), READ_WRITE, 2, ((4, 32, 512), (64, 512, 512))),
+        Case("drop path", "reused", shared(lambda s: (s[0], 1, 1)), READ_WRITE, 2, ((4, 32, 512), (64, 512, 512))),
+    ]
+}
+
+
+# -- equality before speed ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def backend(name):
+    """Run on another backend for a while."""
+    before = fd.get_backend()
+    fd.use_backend(name)
+    try:
+        yield
+    finally:
+        fd.use_backend(before)
+
+
+def prove(case, shape, dtype, p):
+    """Run a case on the backend in use and on the reference.
+
+    Raises
+    ------
+    NotEqual
+        Naming the case and the first element that differs.
+    """
+    found = case.prepare(shape, dtype, p).call(fd.Rng(SEED))
+    with backend("reference"):
+        wanted = case.prepare(shape, dtype, p).call(fd.Rng(SEED))
+    for which, (a, b) in enumerate(zip(found, wanted, strict=True)):
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            raise NotEqual(f"{case.op}: result {which} is {a.dtype} {a.shape}, by the reference {b.dtype} {b.shape}")
+        if case.tolerance:
+            wrong = np.abs(a - b) > case.tolerance * np.abs(b).max(initial=0)
+        else:
+            wrong = a.view(f"u{a.itemsize}") != b.view(f"u{b.itemsize}")
+        if wrong.any():
+            at = tuple(int(i) for i in np.unravel_index(np.argmax(wrong), a.shape))
+            raise NotEqual(
+                f"{case.op} {shape} {dtype} p={p} on {fd.get_backend()}: result {which} is {a[at]!r} at {at}, "
+                f"by the reference {b[at]!r}; {int(wrong.sum())} elements differ"
+            )

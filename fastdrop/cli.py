@@ -1,0 +1,52 @@
+"""The command line: ``fastdrop demo``, ``fastdrop bench``, ``fastdrop info``; also ``python -m fastdrop``.
+
+A command is a module with ``add_parser(commands)``, which adds its subparser and sets ``run``, a function of the parsed
+arguments that returns the exit status.  It imports what it needs when it runs, so that ``--help`` needs NumPy alone.
+"""
+
+import argparse
+
+from . import __version__
+from .bench import command as bench
+from .demo import command as demo
+
+
+def add_info(commands):
+    parser = commands.add_parser("info", help="print version, instruction set, threads and backends")
+    parser.set_defaults(run=info)
+
+
+def info(args):
+    import fastdrop
+
+    fastdrop.show_config()
+    return 0
+
+
+COMMANDS = [demo.add_parser, bench.add_parser, add_info]
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments; default: the process's own.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if all went well, 1 if not, 130 if stopped by Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="fastdrop", description="Dropout kernels whose masks are values.")
+    parser.add_argument("--version", action="version", version=f"fastdrop {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("stopped")
+        return 130

@@ -1,0 +1,146 @@
+"""What runs and how: threads, instruction set, backend; chosen at import, seen in `show_config`.
+
+Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the CPUs this process may use; ``FASTDROP_ISA`` forces
+``scalar``, ``avx2``, ``avx512`` or ``neon``.
+"""
+
+import operator
+import os
+import platform
+import sys
+import threading
+import warnings
+from contextlib import contextmanager
+
+from . import backends
+from ._version import __version__
+
+try:
+    from . import _core
+except ImportError as error:
+    _core = None
+    _why_not = str(error)
+
+STREAM_VERSION = 1
+
+
+def _cpus():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _threads_at_start():
+    for name in ("FASTDROP_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "").split(",")[0].strip()
+        if text:
+            if not text.isdecimal() or int(text) < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {text!r}")
+            return int(text)
+    return _cpus()
+
+
+_threads = 1
+_lock = threading.Lock()
+
+
+def set_num_threads(n):
+    """Set how many threads the kernels may use, in this process. It changes no result.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n`` is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> with fd.threads(2):
+    ...     fd.get_num_threads()
+    2
+    """
+    global _threads
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n must be an integer of at least 1, got {n!r}") from None
+    if not 1 <= number <= 65536:
+        raise ValueError(f"n must be an integer of at least 1 (and at most 65536), got {number}")
+    with _lock:
+        _threads = number
+        if _core is not None:
+            _core.set_threads(number)
+
+
+def get_num_threads():
+    """Return how many threads the kernels may use."""
+    return _threads
+
+
+@contextmanager
+def threads(n):
+    """Set the number of threads for a ``with`` block; the number before it comes back at its end.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+    """
+    before = _threads
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+def show_config(file=None):
+    """Print version, stream version, instruction sets, threads and backends.
+
+    Parameters
+    ----------
+    file : file object, default sys.stdout
+    """
+    for name, value in config().items():
+        print(f"{name + ':':20}{value}", file=file or sys.stdout)
+
+
+def config():
+    """Return what `show_config` prints, as a dict of strings, numbers and lists."""
+    return {
+        "fastdrop": __version__,
+        "stream version": STREAM_VERSION,
+        "python": platform.python_version(),
+        "backend": backends.get_backend(),
+        "backends found": backends.available(),
+        "isa": _core.isa() if _core else None,
+        "isa found": _core.isa_found() if _core else [],
+        "isa forced": os.environ.get("FASTDROP_ISA"),
+        "threads": get_num_threads(),
+        "openmp": bool(_core and _core.OPENMP),
+        "after fork": "one thread" if _core and _core.serial_only() else None,
+    }
+
+
+def start():
+    """Called once, when the package is imported."""
+    forced = os.environ.get("FASTDROP_ISA")
+    if _core is None:
+        if forced:
+            raise ImportError(f"FASTDROP_ISA={forced} needs the compiled extension, which cannot be loaded: {_why_not}")
+        warnings.warn(
+            f"fastdrop runs without its compiled kernels ({_why_not}): the {backends.get_backend()} backend gives the "
+            "same results more slowly. Install a C compiler and reinstall fastdrop to have them.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    else:
+        _core.use_isa(forced or _core.isa_found()[0])
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_core.after_fork)
+    set_num_threads(_threads_at_start())

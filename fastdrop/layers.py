@@ -1,0 +1,165 @@
+"""Dropout as a layer: a thing with a forward and a backward, for networks written by hand.
+
+A layer keeps masks, not arrays, so forgetting none of them costs almost nothing.  They lie on a stack: calls are undone last
+in, first out, the order of the chain rule.  Rejected: one attribute `self.mask`, as from-scratch code has it, which a
+second forward call overwrites, so that the first one's gradient goes through the wrong mask without a word; and a queue,
+which one forward call without a backward (a validation pass that forgot ``training=False``) shifts for ever.
+"""
+
+from collections import deque
+
+import numpy as np
+
+from .functional import dropout, dropout_backward
+from .mask import check_p
+from .rng import as_rng
+
+REMEMBERED = 1 << 16  # masks; some 15 MB
+
+
+class Dropout:
+    """A dropout layer.
+
+    Parameters
+    ----------
+    p : float or array_like
+        Probability to drop, as in `fastdrop.dropout`. The attribute may be set anew between calls.
+    rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator, keyword only
+        Where the masks come from. None: the process-wide generator. Anything else becomes the layer's own `Rng` here and
+        now, so every call gets another mask, of an int too; an `Rng` given to several layers is shared by them.
+
+    Attributes
+    ----------
+    p : float or ndarray of float64
+    rng : Rng or None
+    mask : Mask or None
+        The mask that the next ``backward(dy)`` will use.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``p`` or ``rng`` is none of these.
+
+    See Also
+    --------
+    fastdrop.dropout, fastdrop.dropout_backward
+
+    Notes
+    -----
+    Every call with ``training=True`` puts its mask on a stack, and every `backward` takes one off: the last call is
+    undone first. Shared layers, unrolled time steps and two passes before one update need no more than that; forward
+    calls that are never undone do not disturb the later ones. To go in another order, keep ``layer.mask`` after each call
+    and name it: ``layer.backward(dy, mask=mask)``.
+
+    Calls with ``training=False`` leave no trace: no mask is taken from ``rng`` and the stack is as before. Their
+    gradient is ``dy`` itself.
+
+    Only the last 65536 masks are remembered, so a layer that never sees `backward` (Monte Carlo dropout) stays small. Past
+    that, the oldest are forgotten and their `backward` raises: no mask is ever taken for another.
+
+    A layer is not for several threads at once, since their calls would share one stack; give each thread its own.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15 (2014).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastdrop.layers import Dropout
+    >>> layer = Dropout(0.5, rng=0)
+    >>> x = np.ones((2, 4), np.float32)
+    >>> layer(x)
+    array([[0., 0., 2., 2.],
+           [0., 0., 0., 0.]], dtype=float32)
+    >>> layer.backward(np.full((2, 4), 3, np.float32))
+    array([[0., 0., 6., 6.],
+           [0., 0., 0., 0.]], dtype=float32)
+    >>> layer(x, training=False) is x
+    True
+    """
+
+    def __init__(self, p, *, rng=None):
+        self.p = check_p(p)
+        self.rng = None if rng is None else as_rng(rng)  # None is resolved at each call: a forked child has a new default
+        self._pending = deque(maxlen=REMEMBERED)
+
+    @property
+    def mask(self):
+        return self._pending[-1] if self._pending else None
+
+    def __call__(self, x, training=True):
+        """Drop elements of ``x`` and scale the others; remember the mask.
+
+        Parameters
+        ----------
+        x : array_like of float16, bfloat16, float32 or float64
+        training : bool, default True
+            If False, ``x`` itself is returned and nothing is remembered.
+
+        Returns
+        -------
+        ndarray
+            Of x's shape and dtype.
+
+        Raises
+        ------
+        TypeError
+            If x's dtype is none of the four.
+        """
+        y, mask = dropout(x, self.p, rng=self.rng, training=training)
+        if training:
+            self._pending.append(mask)
+        return y
+
+    def backward(self, dy, *, mask=None):
+        """Undo the last call that has not been undone.
+
+        Parameters
+        ----------
+        dy : array_like
+            Gradient of the loss with respect to that call's output, of the same shape.
+        mask : Mask, optional
+            Undo the call that had this mask instead.
+
+        Returns
+        -------
+        ndarray
+            Gradient with respect to that call's ``x``.
+
+        Raises
+        ------
+        RuntimeError
+            If no training call is left to undo, or ``mask`` is not of one.
+        ValueError
+            If ``dy`` has another shape than the call; it can then still be undone.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastdrop.layers import Dropout
+        >>> layer = Dropout(0.5, rng=0)
+        >>> first, mask = layer(np.ones(4)), layer.mask
+        >>> second = layer(np.ones(4))
+        >>> bool((layer.backward(np.ones(4), mask=mask) == first).all())
+        True
+        >>> bool((layer.backward(np.ones(4)) == second).all())
+        True
+        """
+        if not self._pending:
+            raise RuntimeError("backward: no call of this layer with training=True is left to undo")
+        if mask is None:
+            mask = self._pending[-1]
+        elif mask not in self._pending:
+            raise RuntimeError(f"backward: {mask!r} is not of a call of this layer that is left to undo")
+        if np.shape(dy) != mask.shape:
+            raise ValueError(f"dy must have the shape of the call it undoes, {mask.shape}, got {np.shape(dy)}")
+        dx = dropout_backward(dy, mask)
+        if mask is self._pending[-1]:
+            self._pending.pop()
+        else:
+            self._pending.remove(mask)
+        return dx
+
+    def __repr__(self):
+        return f"fastdrop.layers.Dropout(p={self.p}, rng={self.rng})"

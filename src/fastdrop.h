@@ -1,0 +1,60 @@
+/* fastdrop's C interface: dropout masks as values, on plain memory.
+ *
+ * No Python, no allocation and no threads in here: a caller cuts an `fd_walk` into ranges of units and runs them on as
+ * many threads as he likes, with the same result for any cut. */
+#ifndef FASTDROP_H
+#define FASTDROP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum fd_dtype { FD_F32, FD_F64, FD_F16, FD_BF16, FD_BOOL, FD_DTYPES };  /* FD_BOOL writes the decisions; it reads no x */
+enum { FD_MAX_NDIM = 64 };
+
+/* What decides: a stream of the generator, or bits that a user packed himself (`stored`, little bit order). */
+typedef struct {
+    uint64_t seed, stream, offset;  /* offset: index of the first element */
+    const uint8_t *stored;          /* NULL: the generator */
+} fd_source;
+
+/* y = x * scale where the mask keeps, +0.0 where not, over arrays of any strides.  Fill in the upper part, call fd_plan. */
+typedef struct {
+    enum fd_dtype dtype;
+    int ndim;
+    fd_source mask;
+    void *y;
+    const void *x;
+    const double *p;                    /* probability to drop: one number, or an array by p_step */
+    int64_t shape[FD_MAX_NDIM];
+    int64_t y_step[FD_MAX_NDIM];        /* bytes */
+    int64_t x_step[FD_MAX_NDIM];        /* bytes */
+    int64_t m_step[FD_MAX_NDIM];        /* elements of the mask's stream; 0 along a shared axis */
+    int64_t p_step[FD_MAX_NDIM];        /* elements of p; 0 where one p serves */
+
+    /* set by fd_plan */
+    int64_t units;                      /* pieces of work of about a tile, to be cut among threads */
+    int64_t rows, tiles, head, rows_a_unit;
+    uint64_t last;                      /* the highest index of the mask that is looked at */
+    int ahead, crossed, bypass;
+} fd_walk;
+
+void fd_plan(fd_walk *walk);
+void fd_run(const fd_walk *walk, int64_t first_unit, int64_t last_unit);
+
+/* Packed bits of `n` elements from `mask.offset`: bit b of out[k] is element 8 * k + b; bits past n are 0. */
+void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n);
+
+/* The instruction set in use, those that this machine has (NULL-terminated), and the choice among them (0 on success). */
+const char *fd_isa(void);
+const char *const *fd_isa_found(void);
+int fd_use_isa(const char *name);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,8 @@
+/* The kernels in plain C. */
+#include "../kernels.h"
+#include "../stream.h"
+#include "half.h"
+#include "vec_scalar.h"
+
+#define ISA scalar
+#include "../kernels.inc"

@@ -1,0 +1,28 @@
+/* The table of kernels that each instruction set exports, and the choice among them.
+ * A kernel is a pure function of its arguments: no state, no allocation, no threads, no Python. */
+#ifndef FASTDROP_KERNELS_H
+#define FASTDROP_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fastdrop.h"
+
+enum { FD_TILE = 4096 };  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
+
+typedef struct fd_kernels {
+    const char *isa;
+
+    /* The keep bits of `blocks` blocks of 256 elements, from block number `first`; bit b of words[w] is element
+     * first * 256 + 64 * w + b.  0 < threshold < 2**32. */
+    void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold);
+
+    /* y[i] = bit i of bits ? x[i] * scale : +0.0, for n consecutive elements; y may be x.  `bypass`: store past the
+     * cache where y is aligned to a vector. One function a dtype, by enum fd_dtype. */
+    void (*apply[FD_DTYPES])(void *y, const void *x, const uint64_t *bits, size_t n, double scale, int bypass);
+} fd_kernels;
+
+extern const fd_kernels fd_kernels_scalar, fd_kernels_avx2, fd_kernels_avx512, fd_kernels_neon;
+
+
+#endif

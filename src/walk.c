@@ -1,0 +1,405 @@
+/* From kernels, which know only consecutive elements, to arrays of any shape, strides and layout.
+ *
+ * A walk reorders and merges axes so that the last one is where y (and if possible x) lies consecutively, and cuts what is
+ * left into units of about a tile.  Three ways to get the bits of a run of n elements:
+ *
+ *   along   the run follows the mask's own order: the bits of a window of the stream, shifted into place
+ *   shared  one decision for the whole run (spatial dropout, drop path): all ones or all zeros
+ *   across  the run crosses the mask's order (transposed, Fortran, channels-last arrays): 64 rows of bits are made along
+ *           the mask, and 64 x 64 bit squares turned
+ *
+ *       mask order j ->                      memory order i ->
+ *     i  b b b b ... one word a row          j  one word a column: the bits of y[j][i .. i+63]
+ *     |  b b b b            --- turned --->  |
+ *
+ * x or y that is not consecutive along the run is packed through a tile on the stack.  Nothing here knows of threads: any
+ * cut of the units gives the same result, since every decision is a function of its index. */
+#include <string.h>
+
+#include "dispatch.h"
+#include "stream.h"
+
+enum {
+    RUN = FD_TILE + 64,                             /* longest run: a tile and what lies before the first aligned one */
+    WINDOW = (RUN + 2 * FD_BLOCK) / FD_BLOCK,       /* blocks that cover a run from anywhere */
+    SQUARE = 64,                                    /* rows of bits turned at a time, in */
+    ACROSS = 512,                                   /* columns: two in three blocks of each row are whole */
+    FD_BYPASS_BYTES = 8 << 20,
+};
+
+static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2, [FD_BOOL] = 1};
+
+/* -- a window of the mask's bits ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    uint64_t first, count, threshold;  /* words hold `count` bits from index `first` */
+    uint64_t words[WINDOW * 4 + 1];
+    uint64_t shifted[RUN / 64 + 1];
+} window;
+
+static void shift_bits(uint64_t *out, const uint64_t *words, unsigned shift, size_t n)
+{
+    size_t count = (n + 63) / 64;
+    if (shift == 0) {
+        memcpy(out, words, count * 8);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        out[i] = words[i] >> shift | words[i + 1] << (64 - shift);
+}
+
+static void stored_bits(uint64_t *out, const uint8_t *stored, uint64_t index, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64) {
+        uint64_t word = 0;
+        size_t count = n - i < 64 ? n - i : 64;
+        for (size_t at = index + i, end = at + count; at < end;) {  /* byte by byte: never past the last one */
+            uint64_t rest = stored[at / 8] >> (at % 8);
+            word |= rest << (at - index - i);
+            at += 8 - at % 8;
+        }
+        out[i / 64] = word;
+    }
+}
+
+/* Bits of elements index .. index + n - 1, from bit 0 on.  `ahead`: fill the window, more of it will be wanted. */
+static const uint64_t *bits_along(window *w, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, int ahead)
+{
+    if (k->mask.stored) {
+        stored_bits(w->shifted, k->mask.stored, index, n);
+        return w->shifted;
+    }
+    if (threshold == 0 || threshold >> 32) {
+        memset(w->shifted, threshold ? 255 : 0, (n + 63) / 64 * 8);
+        return w->shifted;
+    }
+    uint64_t at = index - w->first;
+    if (at >= w->count || n > w->count - at || w->threshold != threshold) {
+        uint64_t block = index / FD_BLOCK, blocks = (index % FD_BLOCK + n + FD_BLOCK - 1) / FD_BLOCK;
+        uint64_t left = k->last / FD_BLOCK - block + 1;
+        if (ahead && blocks < FD_TILE / FD_BLOCK)
+            blocks = left < FD_TILE / FD_BLOCK ? left : FD_TILE / FD_BLOCK;
+        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold);
+        w->first = block * FD_BLOCK;
+        w->count = blocks * FD_BLOCK;
+        w->threshold = threshold;
+        at = index - w->first;
+    }
+    if (at % 64 == 0)
+        return w->words + at / 64;
+    shift_bits(w->shifted, w->words + at / 64, at % 64, n);
+    return w->shifted;
+}
+
+static int bit_at(const fd_walk *k, uint64_t index, uint64_t threshold)
+{
+    if (k->mask.stored)
+        return k->mask.stored[index / 8] >> (index % 8) & 1;
+    return fd_keep(k->mask.seed, k->mask.stream, index, threshold);
+}
+
+/* -- runs ------------------------------------------------------------------------------------------------------------ */
+
+static void gather(char *out, const char *in, int64_t step, size_t n, int64_t item)
+{
+#define LOOP(T) for (size_t i = 0; i < n; i++) ((T *)out)[i] = *(const T *)(in + (int64_t)i * step)
+    if (item == 8) LOOP(uint64_t);
+    else if (item == 4) LOOP(uint32_t);
+    else if (item == 2) LOOP(uint16_t);
+    else LOOP(uint8_t);
+#undef LOOP
+}
+
+static void scatter(char *out, int64_t step, const char *in, size_t n, int64_t item)
+{
+#define LOOP(T) for (size_t i = 0; i < n; i++) *(T *)(out + (int64_t)i * step) = ((const T *)in)[i]
+    if (item == 8) LOOP(uint64_t);
+    else if (item == 4) LOOP(uint32_t);
+    else if (item == 2) LOOP(uint16_t);
+    else LOOP(uint8_t);
+#undef LOOP
+}
+
+static void apply_run(const fd_walk *k, char *y, const char *x, const uint64_t *bits, size_t n, double scale)
+{
+    const int last = k->ndim - 1;
+    const int64_t item = ITEM[k->dtype];
+    uint64_t packed[RUN], result[RUN];  /* of the widest dtype */
+    int y_packed = k->y_step[last] == item, x_packed = k->x_step[last] == item || !x;
+    if (!x_packed) {
+        gather((char *)packed, x, k->x_step[last], n, item);
+        x = (const char *)packed;
+    }
+    fd_kernels_in_use->apply[k->dtype](y_packed ? y : (char *)result, x, bits, n, scale, k->bypass);
+    if (!y_packed)
+        scatter(y, k->y_step[last], (const char *)result, n, item);
+}
+
+/* -- the plan -------------------------------------------------------------------------------------------------------- */
+
+static int64_t magnitude(int64_t a)
+{
+    return a < 0 ? -a : a;
+}
+
+static void move_axis(fd_walk *k, int from, int to)
+{
+#define MOVE(a)                                                                                                        \
+    do {                                                                                                               \
+        int64_t moved = k->a[from];                                                                                    \
+        if (from < to)                                                                                                 \
+            memmove(k->a + from, k->a + from + 1, (size_t)(to - from) * sizeof *k->a);                                 \
+        else                                                                                                           \
+            memmove(k->a + to + 1, k->a + to, (size_t)(from - to) * sizeof *k->a);                                     \
+        k->a[to] = moved;                                                                                              \
+    } while (0)
+    MOVE(shape);
+    MOVE(y_step);
+    MOVE(x_step);
+    MOVE(m_step);
+    MOVE(p_step);
+#undef MOVE
+}
+
+static int one_axis(const fd_walk *k, int a)  /* are axes a and a + 1 one longer axis, for every operand? */
+{
+    int64_t n = k->shape[a + 1];
+    return k->y_step[a] == k->y_step[a + 1] * n && k->x_step[a] == k->x_step[a + 1] * n && k->p_step[a] == k->p_step[a + 1] * n
+        && (uint64_t)k->m_step[a] == (uint64_t)k->m_step[a + 1] * (uint64_t)n;
+}
+
+void fd_plan(fd_walk *k)
+{
+    const int64_t item = ITEM[k->dtype];
+    int ndim = 0;
+    for (int a = 0; a < k->ndim; a++)  /* axes of one element say nothing */
+        if (k->shape[a] != 1) {
+            move_axis(k, a, ndim);
+            ndim++;
+        }
+    if (ndim == 0) {  /* one element: any axis of length 1, consecutive in all */
+        k->shape[0] = 1;
+        k->y_step[0] = k->x_step[0] = item;
+        k->m_step[0] = 1;
+        k->p_step[0] = 0;
+        ndim = 1;
+    }
+    k->ndim = ndim;
+
+    k->last = k->mask.offset;
+    int64_t size = 1;
+    for (int a = 0; a < ndim; a++) {
+        k->last += (uint64_t)(k->shape[a] - 1) * (uint64_t)k->m_step[a];
+        size *= k->shape[a];
+    }
+
+    for (int a = 1; a < ndim; a++)  /* y's memory order: insertion sort, stable, so C order stays as it is */
+        for (int b = a; b > 0 && magnitude(k->y_step[b]) > magnitude(k->y_step[b - 1]); b--)
+            move_axis(k, b, b - 1);
+    ndim = 1;
+    for (int a = 1; a < k->ndim; a++) {
+        move_axis(k, a, ndim);
+        if (one_axis(k, ndim - 1)) {
+            k->shape[ndim - 1] *= k->shape[ndim];
+            k->y_step[ndim - 1] = k->y_step[ndim];
+            k->x_step[ndim - 1] = k->x_step[ndim];
+            k->m_step[ndim - 1] = k->m_step[ndim];
+            k->p_step[ndim - 1] = k->p_step[ndim];
+        } else {
+            ndim++;
+        }
+    }
+    k->ndim = ndim;
+
+    /* Store past the cache when x and y together are larger than what a cache is likely to hold, and y is not x. */
+    const int last = ndim - 1;
+    k->bypass = k->y != k->x && k->shape[last] >= FD_TILE && size * item >= FD_BYPASS_BYTES;
+
+    k->crossed = 0;
+    if (k->m_step[last] != 0 && k->m_step[last] != 1 && k->p_step[last] == 0)
+        for (int a = 0; a < last; a++)
+            if (k->m_step[a] == 1 && k->p_step[a] == 0 && k->shape[a] > 1) {
+                move_axis(k, a, last - 1);
+                k->crossed = 1;
+                break;
+            }
+
+    const int64_t n = k->shape[last];
+    k->rows = size / n;
+    k->head = 0;
+    k->tiles = k->rows_a_unit = 1;
+    k->ahead = 0;
+    if (k->crossed) {
+        int64_t squares = (n + SQUARE - 1) / SQUARE, strips = (k->shape[last - 1] + ACROSS - 1) / ACROSS;
+        k->rows /= k->shape[last - 1];
+        k->tiles = squares * strips;
+        k->units = k->rows * k->tiles;
+        k->ahead = k->shape[last - 1] < ACROSS && (uint64_t)k->m_step[last] <= ACROSS;
+        return;
+    }
+    if (n > RUN) {
+        if (k->rows == 1 && k->y_step[last] == item)  /* let every tile but the first begin on a cache line of y */
+            k->head = (int64_t)(-(uintptr_t)k->y % 64) / item;
+        k->tiles = (n - k->head + FD_TILE - 1) / FD_TILE;
+    } else if (n < FD_TILE) {
+        k->rows_a_unit = (FD_TILE + n - 1) / n;
+        if (ndim > 1) {
+            uint64_t next = (uint64_t)k->m_step[last - 1];
+            k->ahead = next != 0 && next <= (n > FD_BLOCK || k->m_step[last] == 0 ? 2 * (uint64_t)n : FD_BLOCK);
+        }
+    }
+    k->units = (k->rows + k->rows_a_unit - 1) / k->rows_a_unit * k->tiles;
+}
+
+/* -- the run of a plan ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    char *y;
+    const char *x;
+    const double *p;
+    uint64_t m;
+} place;
+
+static void step_place(place *s, const fd_walk *k, int axis, int64_t n)
+{
+    s->y += n * k->y_step[axis];
+    s->x = s->x ? s->x + n * k->x_step[axis] : NULL;
+    s->p += n * k->p_step[axis];
+    s->m += (uint64_t)n * (uint64_t)k->m_step[axis];
+}
+
+static place place_of_row(const fd_walk *k, int axes, int64_t row, int64_t *at)  /* row, at: over the first `axes` axes */
+{
+    place s = {.y = k->y, .x = k->x, .p = k->p, .m = k->mask.offset};
+    for (int a = axes - 1; a >= 0; a--) {
+        at[a] = row % k->shape[a];
+        row /= k->shape[a];
+        step_place(&s, k, a, at[a]);
+    }
+    return s;
+}
+
+static void next_row(place *s, const fd_walk *k, int axes, int64_t *at)
+{
+    for (int a = axes - 1; a >= 0; a--) {
+        if (++at[a] < k->shape[a]) {
+            step_place(s, k, a, 1);
+            return;
+        }
+        step_place(s, k, a, 1 - k->shape[a]);
+        at[a] = 0;
+    }
+}
+
+static void run_row(const fd_walk *k, window *w, place s, int64_t n)
+{
+    const int last = k->ndim - 1;
+    const int64_t m_step = k->m_step[last], p_step = k->p_step[last];
+    uint64_t bits[RUN / 64];
+    if (p_step != 0) {  /* a p for each element of the run: only where memory order turned the axes */
+        for (int64_t i = 0; i < n; i++) {
+            bits[0] = (uint64_t)bit_at(k, s.m, fd_threshold(*s.p));
+            apply_run(k, s.y, s.x, bits, 1, fd_scale(*s.p));
+            step_place(&s, k, last, 1);
+        }
+        return;
+    }
+    const uint64_t threshold = fd_threshold(*s.p);
+    const double scale = fd_scale(*s.p);
+    if (m_step == 1) {
+        apply_run(k, s.y, s.x, bits_along(w, k, s.m, (size_t)n, threshold, k->ahead), (size_t)n, scale);
+    } else if (m_step == 0) {
+        int kept = *bits_along(w, k, s.m, 1, threshold, k->ahead) & 1;
+        memset(bits, kept ? 255 : 0, (size_t)(n + 63) / 64 * 8);
+        apply_run(k, s.y, s.x, bits, (size_t)n, scale);
+    } else {
+        memset(bits, 0, (size_t)(n + 63) / 64 * 8);
+        for (int64_t i = 0; i < n; i++)
+            bits[i / 64] |= (uint64_t)bit_at(k, s.m + (uint64_t)(i * m_step), threshold) << (i % 64);
+        apply_run(k, s.y, s.x, bits, (size_t)n, scale);
+    }
+}
+
+/* Turn a 64 x 64 bit square: bit j of row[i] becomes bit i of row[j] (Hacker's Delight 7-3: swap ever smaller quarters). */
+static void turn(uint64_t row[64])
+{
+    uint64_t low = 0x00000000FFFFFFFF;
+    for (int d = 32; d; d >>= 1, low ^= low << d)
+        for (int i = 0; i < 64; i = ((i | d) + 1) & ~d) {
+            uint64_t swap = (row[i] >> d ^ row[i | d]) & low;
+            row[i] ^= swap << d;
+            row[i | d] ^= swap;
+        }
+}
+
+static void run_square(const fd_walk *k, window *w, place s, int64_t i0, int64_t j0)
+{
+    const int last = k->ndim - 1, across = last - 1;
+    const int64_t rows = k->shape[last] - i0 < SQUARE ? k->shape[last] - i0 : SQUARE;
+    const int64_t columns = k->shape[across] - j0 < ACROSS ? k->shape[across] - j0 : ACROSS;
+    const uint64_t threshold = fd_threshold(*s.p);
+    const double scale = fd_scale(*s.p);
+    uint64_t square[ACROSS / 64][SQUARE];
+    step_place(&s, k, last, i0);
+    step_place(&s, k, across, j0);
+    memset(square, 0, sizeof square);
+    for (int64_t i = 0; i < rows; i++) {
+        const uint64_t *bits = bits_along(w, k, s.m + (uint64_t)i * (uint64_t)k->m_step[last], (size_t)columns, threshold, k->ahead);
+        for (int64_t j = 0; j < columns; j += 64)
+            square[j / 64][i] = bits[j / 64];
+    }
+    for (int64_t j = 0; j < columns; j++) {
+        if (j % 64 == 0)
+            turn(square[j / 64]);
+        apply_run(k, s.y, s.x, &square[j / 64][j % 64], (size_t)rows, scale);
+        step_place(&s, k, across, 1);
+    }
+}
+
+void fd_run(const fd_walk *k, int64_t unit, int64_t end)
+{
+    const int last = k->ndim - 1;
+    const int64_t n = k->shape[last];
+    int64_t at[FD_MAX_NDIM];
+    window w;
+    w.count = 0;
+    if (k->crossed) {
+        int64_t squares = (n + SQUARE - 1) / SQUARE;
+        for (; unit < end; unit++) {
+            int64_t tile = unit % k->tiles;
+            run_square(k, &w, place_of_row(k, last - 1, unit / k->tiles, at), tile % squares * SQUARE, tile / squares * ACROSS);
+        }
+        return;
+    }
+    if (k->tiles > 1) {
+        for (; unit < end; unit++) {  /* rows within a tile, so that a mask shared by rows is made once */
+            int64_t tile = unit / k->rows, from = tile ? k->head + tile * FD_TILE : 0, to = k->head + (tile + 1) * FD_TILE;
+            place s = place_of_row(k, last, unit % k->rows, at);
+            step_place(&s, k, last, from);
+            run_row(k, &w, s, (to < n ? to : n) - from);
+        }
+        return;
+    }
+    int64_t row = unit * k->rows_a_unit, stop = end * k->rows_a_unit;
+    place s = place_of_row(k, last, row, at);
+    for (; row < stop && row < k->rows; row++) {
+        run_row(k, &w, s, n);
+        next_row(&s, k, last, at);
+    }
+}
+
+void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
+{
+    fd_walk k = {.mask = mask, .last = mask.offset + (uint64_t)(n - 1)};
+    const uint64_t threshold = fd_threshold(p);
+    window w;
+    w.count = 0;
+    for (int64_t i = 0; i < n; i += FD_TILE) {
+        size_t count = n - i < FD_TILE ? (size_t)(n - i) : FD_TILE;
+        const uint64_t *bits = bits_along(&w, &k, mask.offset + (uint64_t)i, count, threshold, 0);
+        size_t bytes = (count + 7) / 8;
+        memcpy(out + i / 8, bits, bytes);
+        if (count % 8)
+            out[i / 8 + (int64_t)bytes - 1] &= (uint8_t)((1 << count % 8) - 1);
+    }
+}
