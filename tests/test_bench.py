@@ -148,7 +148,7 @@ def test_every_check_has_its_cases_and_rivals():
 
 def test_table_says_met_missed_and_why_missing():
     def check(number, sense, goal, job):
-        return targets.Check(number, f"what {number}", sense, goal, (job,), targets.over("copy"))
+        return targets.Check(number, f"what {number}", sense, goal, (job,), lambda rows: rows[0]["ratios"]["copy"])
 
     here, gone = worker.Job("dropout", (1,)), worker.Job("dropout", (2,))
     rows = {
