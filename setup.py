@@ -1,21 +1,21 @@
-"""The extension modules: sources and OpenMP, nothing else (metadata is in pyproject.toml).
+"""The extension module: its sources, warnings and OpenMP; nothing else (metadata is in pyproject.toml).
 
-Where no C compiler works the extension is left out and the package still installs: `optional=True` makes setuptools go on,
-and `fastdrop` says at import which slower backend it runs on.
+Where no C compiler works the extension is left out and the package still installs: `optional` makes setuptools go on, and
+`fastdrop` says at import which slower backend it runs on.  That would hide a broken build as well, so with
+FASTDROP_STRICT=1 in the environment every failure, and every compiler warning, is an error.
 """
 
 import os
-import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
 
-SOURCES = ["src/walk.c", "src/dispatch.c", *sorted(str(path) for path in Path("src/isa").glob("*.c"))]
-HEADERS = [str(path) for pattern in ("*.h", "*.inc", "isa/*.h") for path in Path("src").glob(pattern)]
-STRICT = ["-Werror", "-Wall", "-Wextra"] if os.environ.get("FASTDROP_STRICT") else []  # for CI
+STRICT = os.environ.get("FASTDROP_STRICT") == "1"
 
 
 class BuildExt(build_ext):
@@ -26,19 +26,14 @@ class BuildExt(build_ext):
             flags, links = ["/O2", "/std:c11", "/openmp"], []
         else:
             openmp = ["-fopenmp"] if self._takes("-fopenmp") else []
-            # Cython's own C is not clean under -Wextra: unused parameters
-            flags = ["-std=gnu11", "-O3", "-ffp-contract=off", *openmp, *STRICT, *["-Wno-unused-parameter"] * bool(STRICT)]
-            links = [*openmp, "-lm"]
+            flags, links = ["-std=gnu11", "-O3", "-ffp-contract=off", *openmp], [*openmp, "-lm"]
+            if STRICT:  # the C that Cython writes has unused parameters
+                flags += ["-Werror", "-Wall", "-Wextra", "-Wno-unused-parameter"]
         for extension in self.extensions:
-            extension.extra_compile_args = flags
-            extension.extra_link_args = links
+            extension.extra_compile_args, extension.extra_link_args = flags, links
         super().build_extensions()
 
     def _takes(self, flag):
-        import tempfile
-
-        from setuptools.errors import CompileError, LinkError
-
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
@@ -50,13 +45,14 @@ class BuildExt(build_ext):
         return True
 
 
-core = Extension(
+source = Extension(
     "fastdrop._core",
-    ["fastdrop/_core.pyx", *SOURCES],
+    ["fastdrop/_core.pyx", *sorted(map(str, Path("src").glob("**/*.c")))],
     include_dirs=["src", np.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    depends=HEADERS,
-    optional=sys.platform != "emscripten" and not STRICT,
+    depends=[str(path) for path in Path("src").glob("**/*") if path.suffix in (".h", ".inc")],
 )
+(core,) = cythonize([source])
+core.optional = not STRICT  # set here: cythonize makes a new Extension and forgets it
 
-setup(ext_modules=cythonize([core]), cmdclass={"build_ext": BuildExt})
+setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})

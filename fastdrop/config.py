@@ -1,7 +1,7 @@
 """What runs and how: threads, instruction set, backend; chosen at import, seen in `show_config`.
 
-Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the CPUs this process may use; ``FASTDROP_ISA`` forces
-``scalar``, ``avx2``, ``avx512`` or ``neon``.
+Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the CPUs this process may use; ``FASTDROP_ISA``
+forces ``scalar``, ``avx2``, ``avx512`` or ``neon``.
 """
 
 import operator
@@ -16,7 +16,7 @@ from . import backends
 from ._version import __version__
 
 try:
-    from . import _core
+    import fastdrop._core as _core  # not "from . import": its error blames a circular import where there is no _core
 except ImportError as error:
     _core = None
     _why_not = str(error)
@@ -133,9 +133,12 @@ def start():
     if _core is None:
         if forced:
             raise ImportError(f"FASTDROP_ISA={forced} needs the compiled extension, which cannot be loaded: {_why_not}")
+        backend = backends.get_backend()
         warnings.warn(
-            f"fastdrop runs without its compiled kernels ({_why_not}): the {backends.get_backend()} backend gives the "
-            "same results more slowly. Install a C compiler and reinstall fastdrop to have them.",
+            f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one cannot "
+            f"be loaded ({_why_not}). To have it, install a C compiler and Python's headers (Debian: gcc python3-dev), "
+            "then fastdrop again, with pip's --force-reinstall --no-cache-dir"
+            + ("; or install numba, which needs no compiler." if backend == "reference" else "."),
             RuntimeWarning,
             stacklevel=3,
         )
