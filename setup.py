@@ -1,7 +1,7 @@
 """The extension module: its sources, warnings and OpenMP; nothing else (metadata is in pyproject.toml).
 
-Where no C compiler works the extension is left out and the package still installs: `optional` makes setuptools go on, and
-`fastdrop` says at import which slower backend it runs on.  That would hide a broken build as well, so with
+Where no C compiler works the extension is left out and the package still installs: `optional` makes setuptools go on,
+and `fastdrop` says at import which slower backend it runs on.  That would hide a broken build as well, so with
 FASTDROP_STRICT=1 in the environment every failure, and every compiler warning, is an error.
 """
 

@@ -135,9 +135,9 @@ def start():
             raise ImportError(f"FASTDROP_ISA={forced} needs the compiled extension, which cannot be loaded: {_why_not}")
         backend = backends.get_backend()
         warnings.warn(
-            f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one cannot "
-            f"be loaded ({_why_not}). To have it, install a C compiler and Python's headers (Debian: gcc python3-dev), "
-            "then fastdrop again, with pip's --force-reinstall --no-cache-dir"
+            f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one "
+            f"cannot be loaded ({_why_not}). To have it, install a C compiler and Python's headers (Debian: gcc "
+            "python3-dev), then fastdrop again, with pip's --force-reinstall --no-cache-dir"
             + ("; or install numba, which needs no compiler." if backend == "reference" else "."),
             RuntimeWarning,
             stacklevel=3,
