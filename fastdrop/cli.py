@@ -6,7 +6,7 @@ arguments that returns the exit status.  It imports what it needs when it runs, 
 
 import argparse
 
-from . import __version__
+from . import __version__, show_config
 from .bench import command as bench
 from .demo import command as demo
 
@@ -17,9 +17,7 @@ def add_info(commands):
 
 
 def info(args):
-    import fastdrop
-
-    fastdrop.show_config()
+    show_config()
     return 0
 
 

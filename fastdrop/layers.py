@@ -1,9 +1,10 @@
 """Dropout as a layer: a thing with a forward and a backward, for networks written by hand.
 
-A layer keeps masks, not arrays, so forgetting none of them costs almost nothing.  They lie on a stack: calls are undone last
-in, first out, the order of the chain rule.  Rejected: one attribute `self.mask`, as from-scratch code has it, which a
-second forward call overwrites, so that the first one's gradient goes through the wrong mask without a word; and a queue,
-which one forward call without a backward (a validation pass that forgot ``training=False``) shifts for ever.
+A layer keeps masks, not arrays, so remembering many of them costs almost nothing.  They lie on a stack: calls are
+undone last in, first out, the order of the chain rule.  Rejected: one attribute `self.mask`, as from-scratch code has
+it, which a second forward call overwrites, so that the first one's gradient goes through the wrong mask without a word;
+and a queue, which one forward call without a backward (a validation pass that forgot ``training=False``) shifts for
+ever.
 """
 
 from collections import deque
@@ -25,8 +26,8 @@ class Dropout:
     p : float or array_like
         Probability to drop, as in `fastdrop.dropout`. The attribute may be set anew between calls.
     rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator, keyword only
-        Where the masks come from. None: the process-wide generator. Anything else becomes the layer's own `Rng` here and
-        now, so every call gets another mask, of an int too; an `Rng` given to several layers is shared by them.
+        Where the masks come from. None: the process-wide generator. Anything else becomes the layer's own `Rng` here
+        and now, so every call gets another mask, of an int too; an `Rng` given to several layers is shared by them.
 
     Attributes
     ----------
@@ -48,14 +49,14 @@ class Dropout:
     -----
     Every call with ``training=True`` puts its mask on a stack, and every `backward` takes one off: the last call is
     undone first. Shared layers, unrolled time steps and two passes before one update need no more than that; forward
-    calls that are never undone do not disturb the later ones. To go in another order, keep ``layer.mask`` after each call
-    and name it: ``layer.backward(dy, mask=mask)``.
+    calls that are never undone do not disturb the later ones. To go in another order, keep ``layer.mask`` after each
+    call and name it: ``layer.backward(dy, mask=mask)``.
 
     Calls with ``training=False`` leave no trace: no mask is taken from ``rng`` and the stack is as before. Their
     gradient is ``dy`` itself.
 
-    Only the last 65536 masks are remembered, so a layer that never sees `backward` (Monte Carlo dropout) stays small. Past
-    that, the oldest are forgotten and their `backward` raises: no mask is ever taken for another.
+    Only the last 65536 masks are remembered, so a layer that never sees `backward` (Monte Carlo dropout) stays small.
+    Past that, the oldest are forgotten and their `backward` raises: no mask is ever taken for another.
 
     A layer is not for several threads at once, since their calls would share one stack; give each thread its own.
 
@@ -81,7 +82,7 @@ class Dropout:
 
     def __init__(self, p, *, rng=None):
         self.p = check_p(p)
-        self.rng = None if rng is None else as_rng(rng)  # None is resolved at each call: a forked child has a new default
+        self.rng = None if rng is None else as_rng(rng)  # None: looked up at each call, a forked child has a new one
         self._pending = deque(maxlen=REMEMBERED)
 
     @property

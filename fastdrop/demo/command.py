@@ -22,10 +22,10 @@ def add_parser(commands):
         description="Train a from-scratch NumPy network on two problems in three ways: without dropout, with NumPy's "
         "binomial(1, keep, shape) / keep, and with fastdrop. Prints a table, draws a picture.",
     )
-    parser.add_argument("--epochs", type=_positive, metavar="N", help="of every training (default: spiral 300, digits 60)")
+    parser.add_argument("--epochs", type=_positive, metavar="N", help="of each training (default: about half a minute)")
     parser.add_argument("--problem", choices=["both", "spiral", "digits"], default="both", help="default: %(default)s")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of data, weights and masks (%(default)s)")
-    parser.add_argument("--out", type=_writable, default="fastdrop-demo.png", metavar="PNG", help="the picture (%(default)s)")
+    parser.add_argument("--out", type=_writable, default="fastdrop-demo.png", metavar="PNG", help="%(default)s")
     parser.set_defaults(run=main)
 
 
@@ -121,9 +121,11 @@ def about(seconds):
     """What the table's figures are."""
     import numpy as np
 
-    import fastdrop as fd
+    from ..config import config
 
+    found = config()
     return (
-        "Accuracy and loss (cross-entropy) are measured with dropout off. Times are of training alone: forward, backward\n"
-        f"and update in float32. fastdrop: {fd.get_backend()} backend. NumPy {np.__version__}. In all {seconds:.0f} s."
+        "Accuracy and loss (cross-entropy) are of the trained networks, dropout off. Times are of training alone, in\n"
+        f"float32. fastdrop {found['fastdrop']}: {found['backend']} backend, instruction set {found['isa']}, "
+        f"threads: {found['threads']}. NumPy {np.__version__}. In all {seconds:.0f} s."
     )

@@ -3,9 +3,9 @@
 The second dense layer reads what dropout wrote.  (A widely copied listing feeds it the activation from before dropout,
 which trains the first layer through masks that the loss never saw.)
 
-Everything is in one dtype, float32 for training: Adam's steps and dropout's noise are larger by orders of magnitude than its
-rounding, and half the bytes are half the time for code that is bound by memory. The gradient test runs it in float64,
-where central differences have digits to spare.
+Everything is in one dtype, float32 for training: Adam's steps and dropout's noise are larger by orders of magnitude
+than its rounding, and half the bytes are half the time for code that is bound by memory. The gradient test runs it in
+float64, where central differences have digits to spare.
 """
 
 import numpy as np
@@ -28,9 +28,6 @@ class Dense:
         self.db = dy.sum(axis=0) + 2 * self.l2 * self.b
         return dy @ self.w.T
 
-    def penalty(self):
-        return self.l2 * float((self.w**2).sum() + (self.b**2).sum())
-
 
 class NoDropout:
     """What a network without dropout has in its place."""
@@ -45,8 +42,8 @@ class NoDropout:
 class NumpyDropout:
     """Dropout as from-scratch code writes it.
 
-    The Generator's binomial, since it is a little faster than ``np.random.binomial``. The mask comes out as float64; without
-    the `astype`, under 2 % of its cost, all that follows in the network would be float64 too.
+    The Generator's binomial, since it is a little faster than ``np.random.binomial``. The mask comes out as float64;
+    without the `astype`, PCT of its cost, all that follows in the network would be float64 too.
     """
 
     def __init__(self, p, seed):

@@ -27,7 +27,9 @@ def regions(axes, training):
     x, labels = problem.x_val, problem.labels_val
     axes.scatter(x[:, 0], x[:, 1], c=labels, cmap=colours, vmin=0, vmax=2, s=4, linewidths=0)
     axes.set(aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1], xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
-    axes.set_title(f"{problem.name}, {training.way}: {100 * training.val[-1].accuracy:.1f} % of validation right")
+    axes.set_xlabel("points: validation data; background: the network's answer")
+    right = 100 * training.val[-1].accuracy
+    axes.set_title(f"{problem.name}, {training.way}: {right:.1f} % right after {training.epochs[-1]} epochs")
 
 
 def curves(axes, trainings):
@@ -39,6 +41,11 @@ def curves(axes, trainings):
     axes.plot([], [], color="black", lw=2, label="validation data")
     axes.plot([], [], color="black", lw=1, ls=":", label="training data")
     axes.set(xlabel="epoch", ylabel="cross-entropy, dropout off", ylim=(0, None), xlim=(0, None))
+    losses = [s.loss for t in trainings for s in t.train + t.val]
+    if max(losses) > 10 * min(losses):
+        axes.set_yscale("log")
+        axes.set_ylim(min(losses), None)
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title(f"{problem.name}: loss while learning, p = {problem.p}")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

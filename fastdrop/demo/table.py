@@ -15,7 +15,8 @@ def ratio(training, trainings):
 def row(training, trainings, first):
     t = training
     cells = f"{t.problem.name if first else '':8}  {t.way:15}"
-    cells += f"  {t.train[-1].accuracy:.3f}   {t.val[-1].accuracy:.3f}     {t.train[-1].loss:.3f}   {t.val[-1].loss:.3f}"
+    train, val = t.train[-1], t.val[-1]
+    cells += f"  {train.accuracy:.3f}   {val.accuracy:.3f}     {train.loss:.3f}   {val.loss:.3f}"
     cells += f"  {1e3 * t.epoch_seconds:8.2f}"
     if t.way != "no dropout":
         cells += f"  {1e3 * t.dropout_seconds:14.2f}  {ratio(t, trainings):7.1f} x"
