@@ -1,18 +1,19 @@
-"""The Numba backend on the CPU: every kernel of the reference, compiled at first use and kept on disk, no C compiler needed.
+"""The Numba backend on the CPU: every kernel of the reference, compiled at first use and kept on disk, no C compiler.
 
-Architecture as in the C kernels.  The mask's decisions of a tile of 4096 elements are made in a buffer in L1, one byte
-each, from blocks of 256 elements whose 16 lanes LLVM runs as vectors; then an elementwise body consumes them.  A tile is a
-run of *logical* (C-order) elements, so broadcasting, slices and array p concern only `_decide`, and strides of x and y only
+Built as the C kernels are.  The mask's decisions on a tile of 4096 elements are made in a buffer in L1, one byte each,
+from blocks of 256 elements whose 16 lanes LLVM runs as vectors; then an elementwise body consumes them.  A tile is a
+run of *logical* (C-order) elements, so broadcasting and slices concern only `_decide`, and strides of x and y only
 `_gather` and `_scatter`.
 
-Threads are our own: each runs a nogil kernel on a range of whole tiles, so results do not depend on their number.  Numba's
-`parallel=True` is not used: its omp layer kills forked children, its workqueue layer aborts when two Python threads enter
-it.  The pool is dropped in a forked child, which makes its own.
+Threads are our own: each runs a nogil kernel on a range of whole tiles, so results do not depend on their number.
+Numba's `parallel=True` is not used: its omp layer kills forked children, its workqueue layer aborts when two Python
+threads enter it.  A forked child drops the pool and makes its own.
 
-Numba's disk cache looks at the time of one source file only; the kernels close over a digest of this file and of the rule,
-which is part of the cache's key.
+Numba's disk cache looks at the time of one source file only, so the kernels close over a digest of this file and of the
+rule, which makes it part of the cache's key.
 """
 
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -23,8 +24,10 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from . import numba_rule as rule
+from .. import config
 from ..mask import scale_of
+from . import numba_rule as rule
+from . import reference
 
 NAME = "numba"
 TILE = 4096
@@ -91,8 +94,8 @@ def _locate(index, shape, steps):
 
 @register_jitable
 def _made(made, have, words, words1, index, n, mask, threshold):
-    """Position in ``made`` of the decisions from ``index`` on, making them if ``have`` (start, length) has not ``n``."""
-    seed, stream, offset, shape, steps, stored = mask
+    """Place in ``made`` of ``n`` decisions from ``index`` on, made now unless ``have`` (start, length) has them."""
+    seed, stream, stored = mask[0], mask[1], mask[5]
     ahead = index - have[0]
     if ahead < have[1] and ahead + np.uint64(n) <= have[1]:
         return np.int64(ahead)
@@ -188,7 +191,7 @@ def _scratch():
 
 @register_jitable
 def _tile(scratch, at, first, last, mask, chances):
-    """Make decisions from element ``first`` on, at ``at`` in the tile: (how many elements of one p, that p's number)."""
+    """Make decisions from element ``first`` on, at ``at`` in the tile: (how many elements of one p, which p)."""
     keep, made, have, words, words1 = scratch
     thresholds, run, shape, steps = chances
     n = min(TILE - at, last - first, run - first % run)
@@ -230,7 +233,7 @@ def _bit_kernels(sources):
 
 
 def _float_kernels(sources, widen, narrow):
-    @rule.inline  # for LLVM to see which arrays are the same one: it vectorises no loop whose arrays may overlap
+    @register_jitable
     def body(y, x, keep, scale):
         for i in range(y.size):
             y[i] = narrow(rule.select(keep[i] != 0, widen(x[i]), scale))
@@ -241,18 +244,160 @@ def _float_kernels(sources, widen, narrow):
         scratch = _scratch()
         keep = scratch[0]
         flat = _is_flat(shape, x_steps) and _is_flat(shape, y_steps)
-        tile = np.empty(TILE, y.dtype)
+        tile, done = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype)
         while first < last:
             n, p = _tile(scratch, 0, first, last, mask, chances)
-            if not flat:
-                _gather(tile, x, x_start, first, n, shape, x_steps)
-                body(tile[:n], tile[:n], keep, scales[p])
-                _scatter(y, tile, y_start, first, n, shape, y_steps)
-            elif in_place:
-                part = y[y_start + first : y_start + first + n]
-                body(part, part, keep, scales[p])
+            y_at, x_at = y_start + first, x_start + first
+            if flat and not in_place:
+                body(y[y_at : y_at + n], x[x_at : x_at + n], keep, scales[p])
+            elif flat:  # by way of the tile: a loop whose arrays overlap runs unvectorised
+                body(done[:n], x[x_at : x_at + n], keep, scales[p])
+                y[y_at : y_at + n] = done[:n]
             else:
-                body(y[y_start + first : y_start + first + n], x[x_start + first : x_start + first + n], keep, scales[p])
+                _gather(tile, x, x_start, first, n, shape, x_steps)
+                body(done[:n], tile[:n], keep, scales[p])
+                _scatter(y, done, y_start, first, n, shape, y_steps)
             first += n
 
     return apply
+
+
+_keep_bytes, _keep_bits = _bit_kernels(_SOURCES)
+
+# dtype's name -> (what its memory is seen as, what it is computed in, the kernel)
+_SAME = _float_kernels(_SOURCES, rule.same, rule.same)
+_DTYPES = {
+    "float32": (np.float32, np.float32, _SAME),
+    "float64": (np.float64, np.float64, _SAME),
+    "float16": (np.uint16, np.float32, _float_kernels(_SOURCES, rule.f16_to_f32, rule.f32_to_f16)),
+    "bfloat16": (np.uint16, np.float32, _float_kernels(_SOURCES, rule.bf16_to_f32, rule.f32_to_bf16)),
+}
+
+# -- the functions of the backend --------------------------------------------------------------------------------------
+
+
+def keep(out, mask):
+    """Write the decisions: ``out`` is bool, of the mask's shape."""
+    flat, start = _flat(out, np.uint8)
+    shape, (steps,) = _walk(out.shape, _steps(out))
+    _run(_keep_bytes, out.size, (flat, start, shape, steps, _source(mask, out.shape), _chances(mask, out.shape)))
+
+
+def keep_bits(out, mask):
+    """Write the decisions packed: ``out`` is uint8, (size + 7) // 8 of them, C-contiguous."""
+    _run(_keep_bits, mask.size, (out, _source(mask, mask.shape), _chances(mask, mask.shape)))
+
+
+def apply(y, x, mask):
+    """y = select(mask, x): the forward pass, and on dy the backward pass. ``y`` may be ``x``."""
+    seen_as, computed_in, kernel = _DTYPES[x.dtype.name]
+    (y1, y_start), (x1, x_start) = _flat(y, seen_as), _flat(x, seen_as)
+    shape, (y_steps, x_steps) = _walk(x.shape, _steps(y), _steps(x))
+    in_place = np.may_share_memory(y, x)
+    with np.errstate(over="ignore"):
+        scales = np.atleast_1d(scale_of(mask.p)).astype(computed_in).ravel()
+    arguments = y1, x1, y_start, x_start, shape, y_steps, x_steps, in_place
+    _run(kernel, x.size, (*arguments, _source(mask, x.shape), _chances(mask, x.shape), scales))
+
+
+def apply_sum(dx, dy, mask):
+    """dx = the sum of select(mask, dy) over the axes along which x was broadcast to dy's shape."""
+    reference.apply_sum(dx, dy, mask, apply)
+
+
+# -- what the kernels take ---------------------------------------------------------------------------------------------
+
+
+def _flat(array, dtype):
+    """All memory that ``array`` spans, as one dimension of ``dtype``, and where its first element is in it."""
+    low = tuple(-1 if step < 0 else 0 for step in array.strides)
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    before = -sum(step for step in reach if step < 0)
+    after = sum(step for step in reach if step > 0)
+    span = (before + after) // array.itemsize + 1
+    first = array[(*[slice(at, None) if at else slice(0, 1) for at in low], ...)]
+    flat = np.lib.stride_tricks.as_strided(first, (span,), (array.itemsize,)).view(dtype)
+    return flat, before // array.itemsize
+
+
+def _steps(array):
+    return tuple(step // array.itemsize for step in array.strides)
+
+
+def _walk(shape, *steps, dtype=np.int64):
+    """``shape`` with as few axes as serve all ``steps``: 1s dropped, neighbours joined where each step allows it."""
+    axes = []
+    for n, *at in zip(shape, *steps, strict=True):
+        if n == 1:
+            continue
+        if axes and all(outer == inner * n for outer, inner in zip(axes[-1][1:], at, strict=True)):
+            axes[-1] = [axes[-1][0] * n, *at]
+        else:
+            axes.append([n, *at])
+    shape, *steps = zip(*axes, strict=True) if axes else [(1,)] * (1 + len(steps))
+    return np.array(shape, np.int64), [np.array(at, dtype) for at in steps]
+
+
+_NOTHING_STORED = np.empty(0, np.uint8)
+
+
+def _source(mask, shape):
+    """The kernels' `mask`, broadcast to ``shape``."""
+    shape, (steps,) = _walk(shape, mask.strides_for(shape), dtype=np.uint64)
+    stored = _NOTHING_STORED if mask._stored is None else mask._stored
+    stored = stored.view()
+    stored.flags.writeable = False
+    return np.uint64(mask.seed or 0), np.uint64(mask.stream or 0), np.uint64(mask._offset), shape, steps, stored
+
+
+def _chances(mask, shape):
+    """The kernels' `chances`, broadcast to ``shape``."""
+    p = mask.wide_p()
+    if type(p) is float:
+        steps = (0,) * len(shape)
+    else:
+        p = np.ascontiguousarray(p)
+        steps = _steps(np.broadcast_to(p, shape))
+    thresholds = np.array([reference.threshold(one) for one in np.ravel(p)], np.uint64)
+    axes = max((axis + 1 for axis, step in enumerate(steps) if step), default=0)
+    run = math.prod(shape[axes:])
+    p_shape, (p_steps,) = _walk(shape[:axes], steps[:axes])
+    return thresholds, run, p_shape, p_steps
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+_pool, _pool_size = None, 0
+_pool_lock = threading.Lock()
+
+
+def _run(kernel, size, arguments):
+    """Run ``kernel`` on ``size`` logical elements in ranges of whole tiles, on as many threads as are allowed."""
+    threads = config.get_num_threads() if size >= SERIAL else 1
+    part = -(-size // (threads * TILE)) * TILE
+    rest = [(first, min(first + part, size)) for first in range(part, size, part)]
+    tasks = [_executor(threads - 1).submit(kernel, *arguments, first, last) for first, last in rest]
+    try:
+        kernel(*arguments, 0, min(part, size))
+    finally:
+        wait(tasks)
+    for task in tasks:
+        task.result()
+
+
+def _executor(workers):
+    global _pool, _pool_size
+    with _pool_lock:
+        if _pool is None or _pool_size < workers:
+            _pool, _pool_size = ThreadPoolExecutor(workers, "fastdrop-numba"), workers
+        return _pool
+
+
+def _forget_pool():
+    """In a forked child: the threads are gone, and the lock may be held by one of them."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

@@ -5,8 +5,8 @@ them.  ``src/stream.h`` says the rule in words.  They are plain Python functions
 them, `@njit` or `@cuda.jit`, and that also run as they are, slowly, which is how the CUDA simulator runs them.
 
 Every constant is cast: Numba makes ``uint64 (op) int64`` a float64.  Words are held in 32 bits, the width in which LLVM
-turns a loop over lanes into vpmuludq and NVVM makes one mul.wide of each product; every step that could overflow is done in
-64 bits and masked, since NumPy's scalars, which the plain functions work on, warn where machine integers wrap.
+turns a loop over lanes into vpmuludq and NVVM makes one mul.wide of each product; every step that could overflow is
+done in 64 bits and masked, since NumPy's scalars, which the plain functions work on, warn where machine integers wrap.
 """
 
 import numpy as np
@@ -131,7 +131,7 @@ def _equal(x, y):
 
 @inline
 def keep_flags(seed, stream, call, threshold):
-    """The decisions of one call's 16 elements: four uint32, word w of the layout each, 0x80 in byte b where it is kept."""
+    """The decisions of one call's 16 elements: a uint32 for each word of the layout, 0x80 in every kept byte."""
     t = np.uint64(threshold)
     full = np.uint32(HIGH_BITS) if t > np.uint64(LOW) else np.uint32(0)
     k0 = k1 = k2 = k3 = full
@@ -162,9 +162,7 @@ def nibble(flags):
 def keep_lane(seed, stream, call, threshold):
     """The decisions of one call's 16 elements in 16 bits. See `fastdrop.numba`."""
     k0, k1, k2, k3 = keep_flags(seed, stream, call, threshold)
-    return np.uint32(
-        nibble(k0) | nibble(k1) << np.uint32(4) | nibble(k2) << np.uint32(8) | nibble(k3) << np.uint32(12)
-    )
+    return np.uint32(nibble(k0) | nibble(k1) << np.uint32(4) | nibble(k2) << np.uint32(8) | nibble(k3) << np.uint32(12))
 
 
 @inline

@@ -1,0 +1,252 @@
+"""The Numba backend on the CPU against the reference backend and the answer file, to the bit."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+
+numba = pytest.importorskip("numba", reason="numba is not installed")
+
+from fastdrop import numba as rule  # noqa: E402
+from fastdrop.backends import numba_cpu, reference  # noqa: E402
+
+ANSWERS = json.loads((Path(__file__).parent / "data" / "stream-v1.json").read_text())
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+
+
+def dtype_of(name):
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    with fd.threads(2):
+        yield
+
+
+def bits_of(array):
+    """The array's memory as integers, NaNs made one."""
+    array = np.where(array != array, array.dtype.type("nan"), array)
+    return array.view(f"u{array.itemsize}")
+
+
+def made_mask(case):
+    """The mask of an answer: a slice of a longer one where the answer starts at an offset."""
+    offset, n = case["offset"], case["n"]
+    return fd.Mask._make(case["seed"], case["stream"], (n,), float(case["p"]), offset=offset)
+
+
+def masks(rng):
+    """Masks of every kind with an x shape that they broadcast to."""
+    p_row = rng.random(5)
+    yield fd.mask(10, 0.3, rng=1), (10,)
+    yield fd.mask((), 0.3, rng=1), ()
+    yield fd.mask((3, 70_001), 0.1, rng=2), (3, 70_001)
+    yield fd.mask((3, 70_001), 0.1, rng=2)[1:, 5:69_000], (2, 68_995)
+    yield fd.mask((40, 50, 60), 0.5, rng=3)[3:, 7, 5:], (37, 55)
+    yield fd.mask((40, 50, 60), 0.5, rng=3)[:, :, 11], (40, 50)
+    yield fd.mask((5, 7, 1, 1), 0.4, rng=4), (5, 7, 9, 11)
+    yield fd.mask((1, 7, 1, 11), 0.4, rng=4), (5, 7, 9, 11)
+    yield fd.mask((1,), 0.4, rng=5), (3, 100)
+    yield fd.mask((5, 1000), p_row, rng=6), (5, 1000)
+    yield fd.mask((5, 1, 30), p_row, rng=6), (2, 5, 40, 30)
+    yield fd.mask((5, 6), rng.random((5, 6)), rng=6), (5, 6)
+    yield fd.mask((5, 6), rng.random((5, 6)), rng=6)[1:4, 2:], (3, 4)
+    yield fd.mask((9, 9), 0.0, rng=7), (9, 9)
+    yield fd.mask((9, 9), 1.0, rng=7), (9, 9)
+    yield fd.mask((300,), 1 - 2**-32, rng=7), (300,)
+    yield fd.Mask.from_keep(rng.random((30, 40)) < 0.5, 0.5), (30, 40)
+    yield fd.Mask.from_keep(rng.random((30, 40)) < 0.5, 0.5)[3:9, 5:], (6, 35)
+    yield fd.Mask.from_keep(rng.random((30, 1)) < 0.5, rng.random(30)), (30, 40)
+    yield fd.Mask._make(3, 4, (5000,), 0.25, offset=2**64 - 5000), (5000,)
+
+
+@pytest.mark.parametrize("case", ANSWERS["masks"], ids=lambda c: f"p{c['p']}-n{c['n']}-at{c['offset']}")
+def test_backend_gives_the_answers(case):
+    mask = made_mask(case)
+    out = np.empty((case["n"] + 7) // 8, np.uint8)
+    numba_cpu.keep_bits(out, mask)
+    assert out.tobytes().hex() == case["bits"]
+    keep = np.empty(case["n"], np.bool_)
+    numba_cpu.keep(keep, mask)
+    assert keep.sum() == case["kept"]
+    x = np.ones(case["n"], np.float32)
+    numba_cpu.apply(x, x, mask)
+    np.testing.assert_array_equal(x != 0, keep)
+
+
+@pytest.mark.parametrize("case", ANSWERS["masks"], ids=lambda c: f"p{c['p']}-n{c['n']}-at{c['offset']}")
+def test_scalar_rule_gives_the_answers_compiled_and_plain(case):
+    want = np.unpackbits(np.frombuffer(bytes.fromhex(case["bits"]), np.uint8), bitorder="little")[: case["n"]]
+    seed, stream, t = np.uint64(case["seed"]), np.uint64(case["stream"]), np.uint64(case["threshold"])
+    assert rule.threshold(case["p"]) == t
+
+    @numba.njit
+    def three_ways(out, seed, stream, first, t):
+        for i in range(out.shape[1]):
+            at = first + np.uint64(i)
+            out[0, i] = rule.keep(seed, stream, at, t)
+            out[1, i] = (rule.keep_bits64(seed, stream, at >> np.uint64(6), t) >> (at & np.uint64(63))) & np.uint64(1)
+            call = (at >> np.uint64(8)) * np.uint64(16) + ((at >> np.uint64(2)) & np.uint64(15))
+            bit = np.uint64(4) * ((at >> np.uint64(6)) & np.uint64(3)) + (at & np.uint64(3))
+            out[2, i] = (np.uint64(rule.keep_lane(seed, stream, call, t)) >> bit) & np.uint64(1)
+
+    got = np.empty((3, case["n"]), np.uint8)
+    three_ways(got, seed, stream, np.uint64(case["offset"]), t)
+    np.testing.assert_array_equal(got, np.broadcast_to(want, got.shape))
+    plain = [rule.keep(case["seed"], case["stream"], (case["offset"] + i) % 2**64, t) for i in range(20)]
+    np.testing.assert_array_equal(plain[: case["n"]], want[:20])
+
+
+def test_uniforms_are_the_answers():
+    compiled = numba.njit(lambda seed, stream, index: rule.uniform32(seed, stream, index))
+    for case in ANSWERS["uniforms"]:
+        where = np.uint64(case["seed"]), np.uint64(case["stream"]), np.uint64(case["index"])
+        assert compiled(*where) == rule.uniform32(*where) == case["U"]
+
+
+@pytest.mark.parametrize("p", [0.0, 2**-33, 0.1, 0.5, 0.9, 1 - 2**-33, 1.0])
+def test_threshold_and_scale_are_the_reference_s(p):
+    both = numba.njit(lambda p: (rule.threshold(p), rule.scale(p)))
+    want = reference.threshold(p), fd.mask(1, p, rng=0).scale
+    assert both(p) == (rule.threshold(p), rule.scale(p)) == want
+
+
+@pytest.mark.parametrize("index", range(20))
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_mask_on_every_dtype_is_the_reference(name, index):
+    mask, shape = list(masks(np.random.default_rng(0)))[index]
+    x = np.asarray(np.random.default_rng(1).standard_normal(shape)).astype(dtype_of(name))
+    x.reshape(-1)[::7] = np.nan
+    x.reshape(-1)[::11] = np.inf
+    want, got = np.empty_like(x), np.full_like(x, 9)
+    reference.apply(want, x, mask)
+    numba_cpu.apply(got, x, mask)
+    np.testing.assert_array_equal(bits_of(got), bits_of(want))
+    numba_cpu.apply(x, x, mask)
+    np.testing.assert_array_equal(bits_of(x), bits_of(want))
+
+
+@pytest.mark.parametrize("index", range(20))
+def test_decisions_of_every_mask_are_the_reference_s(index):
+    mask, _ = list(masks(np.random.default_rng(0)))[index]
+    want, got = np.empty(mask.shape, np.bool_), np.zeros((*mask.shape, 2), np.bool_)[..., 0]
+    reference.keep(want, mask)
+    numba_cpu.keep(got, mask)
+    np.testing.assert_array_equal(got, want)
+    packed = np.full((mask.size + 7) // 8, 0xFF, np.uint8)
+    numba_cpu.keep_bits(packed, mask)
+    np.testing.assert_array_equal(packed, np.packbits(want, axis=None, bitorder="little"))
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_memory_layout_changes_nothing(name):
+    base = np.random.default_rng(2).standard_normal((12, 14, 16)).astype(dtype_of(name))
+    for x in (base.T, base[::-1, ::2], base[:, 3, ::-1], np.broadcast_to(base[0, 0], (5, 16)), base.transpose(1, 0, 2)):
+        mask = fd.mask(x.shape, 0.3, rng=9)
+        want = np.empty(x.shape, x.dtype)
+        reference.apply(want, np.ascontiguousarray(x), mask)
+        for y in (np.empty_like(x), np.empty(x.shape, x.dtype), np.empty((*x.shape, 3), x.dtype)[..., 1][..., ::-1]):
+            numba_cpu.apply(y, x, mask)
+            np.testing.assert_array_equal(bits_of(y), bits_of(want))
+
+
+def test_gradient_of_a_broadcast_x_is_summed():
+    mask = fd.mask((6, 5, 4), 0.5, rng=3)
+    dy = np.random.default_rng(0).standard_normal((6, 5, 4))
+    want, got = np.empty((5, 1)), np.empty((5, 1))
+    reference.apply_sum(want, dy, mask)
+    numba_cpu.apply_sum(got, dy, mask)
+    np.testing.assert_allclose(got, want, rtol=1e-14)
+
+
+def test_number_of_threads_changes_nothing():
+    x = np.random.default_rng(0).standard_normal(300_001).astype(np.float32)
+    mask = fd.mask(x.shape, 0.1, rng=0)
+    results = []
+    for n in (1, 2, 3, 7):
+        with fd.threads(n):
+            y = np.empty_like(x)
+            numba_cpu.apply(y, x, mask)
+            results.append(y)
+    for y in results[1:]:
+        np.testing.assert_array_equal(y, results[0])
+
+
+def test_several_python_threads_may_call():
+    x = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
+    mask = fd.mask(x.shape, 0.1, rng=0)
+    want = np.empty_like(x)
+    reference.apply(want, x, mask)
+    results = [np.empty_like(x) for _ in range(8)]
+    callers = [threading.Thread(target=numba_cpu.apply, args=(y, x, mask)) for y in results]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    for y in results:
+        np.testing.assert_array_equal(y, want)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_child_computes_too():
+    code = """
+        import os
+        import numpy as np
+        import fastdrop as fd
+        fd.use_backend("numba")
+        with fd.threads(3):
+            x = np.ones(300_000, np.float32)
+            mask = fd.mask(x.shape, 0.5, rng=0)
+            want = mask.apply(x)
+            child = os.fork()
+            same = np.array_equal(mask.apply(x), want)
+            if child == 0:
+                os._exit(0 if same else 1)
+            print("parent", same, "child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["parent", "True", "child", "0"]
+
+
+def test_kernels_are_kept_on_disk(tmp_path):
+    code = """
+        import numpy as np
+        import fastdrop as fd
+        from fastdrop.backends import numba_cpu
+        x = np.ones(100, np.float32)
+        numba_cpu.apply(x, x, fd.mask(100, 0.5, rng=0))
+        print(sum(numba_cpu._SAME.stats.cache_hits.values()))
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    hits = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in "ab"]
+    assert [int(h) for h in hits] == [0, 1]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for an x86-64 instruction")
+def test_loop_over_lanes_runs_as_vectors():
+    """Scalar multiplies there would cost a factor of four, and nothing else would show it."""
+    kernel = numba.njit(lambda words, block: numba_cpu._bytes_of_blocks(words, block, 1, block, block, 0))
+    kernel(np.empty(64, np.uint32), np.uint64(1))
+    (code,) = kernel.inspect_asm().values()
+    vectors = re.findall(r"vpmuludq.*%[yz]mm", code)
+    assert len(vectors) >= 20
+
+
+def test_package_import_does_not_import_numba():
+    code = "import sys, fastdrop; print('numba' in sys.modules, 'numba.cuda' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
