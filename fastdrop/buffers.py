@@ -5,23 +5,27 @@ protocol, DLPack, array interface; a list is converted), calls the function, and
 exception's traceback, whose frames would keep a ``bytearray`` from being resized.
 """
 
+import math
+import sys
+
 import numpy as np
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def lend(function, *inputs, out=None, dtype=None, arrays=1, **kwargs):
-    """Call ``function(*inputs, out=out)`` with ndarrays over the memory of the first ``arrays`` inputs and of ``out``.
+def lend(function, *inputs, out=None, dtype=None, names=("x",), **kwargs):
+    """Call ``function(*inputs, out=out)`` with ndarrays over the memory of ``out`` and of the inputs with ``names``.
 
-    A None input stays None. What ``function`` returns comes back, with the caller's own ``x`` or ``out`` in its place
-    where it returned that array.
+    What ``function`` returns comes back, with the caller's own object in its place where it returned that array.
     """
     try:
-        views = [None if x is None else view(x, "x", dtype) for x in inputs[:arrays]]
+        views = [view(x, name, dtype) for x, name in zip(inputs, names, strict=False)]
         target = None if out is None else view(out, "out", dtype, writable=True)
-        return _own(function(*views, *inputs[arrays:], out=target, **kwargs), (target, *views), (out, *inputs))
-    except Exception as error:
-        raise error.with_traceback(None)  # noqa: B904 (the same error, without the frames that hold the buffers)
+        return _own(function(*views, *inputs[len(names) :], out=target, **kwargs), (target, *views), (out, *inputs))
+    except Exception as error:  # noqa: BLE001 (goes on as it is, without the frames that hold the buffers)
+        if error.__suppress_context__:  # raised from None: the error it replaces has such frames too
+            error.__context__ = None
+        raise error.with_traceback(None)  # noqa: B904
     finally:
         views = target = None
 
@@ -99,6 +103,23 @@ def as_array(x, name):
     return x
 
 
+def joint_shape(a, b, item, a_name, b_name):
+    """Return the shape that shapes ``a`` and ``b`` broadcast to; raise if there is none, or none that `room` allows."""
+    wide, narrow = (a, b) if len(a) >= len(b) else (b, a)
+    lead = len(wide) - len(narrow)
+    joint = wide[:lead] + tuple(n if m == 1 else m for m, n in zip(wide[lead:], narrow, strict=True))
+    if any(n not in (1, m) for m, n in zip(joint[lead:], narrow, strict=True)):
+        raise ValueError(f"{a_name} {a} does not broadcast with {b_name} {b}")
+    room(joint, item)
+    return joint
+
+
+def room(shape, item):
+    """Raise MemoryError where NumPy has a ValueError: an array of more bytes than an address can count."""
+    if math.prod(shape) * item > sys.maxsize:
+        raise MemoryError(f"cannot allocate an array of shape {shape} with {item} bytes an element")
+
+
 def new_like(x):
     """Return an empty array in x's memory layout and native byte order."""
     return np.empty_like(x, x.dtype.newbyteorder("="), subok=False)
@@ -115,7 +136,7 @@ def check_out(out, name, shape, dtype):
     return out
 
 
-def overlaps(out, x, name="x"):
+def overlaps(out, x, name):
     """Raise ValueError if ``out`` shares memory with ``x`` in any way but being the same elements in the same places."""
     if not np.may_share_memory(out, x):
         return

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .buffers import as_array, lend
-from .mask import Mask, _fit_p, check_p, check_shape
+from .buffers import joint_shape, lend
+from .mask import Mask, _fit_p, check_p, check_shape, run, spread, target
 from .rng import as_rng
 
 
@@ -63,31 +63,32 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
         return lend(
             dropout, x, p, out=out, dtype=dtype, rng=rng, mask=mask, training=training, mask_shape=mask_shape
         )  # fmt: skip
-    as_array(x, "x")
+    stored = False
     if mask is None:
-        shape = x.shape if mask_shape is None else _mask_shape(mask_shape, x.shape)
-        p = _fit_p(check_p(p), shape) if training else 0.0
-        seed, stream = as_rng(rng).take() if training else (0, 0)
-        mask = Mask._make(seed, stream, shape, p)
-    elif not isinstance(mask, Mask):
+        shape = x.shape if mask_shape is None else _mask_shape(mask_shape, x)
+        p = _fit_p(check_p(p), shape)
+    elif isinstance(mask, Mask):
+        shape, p, stored = mask._shape, mask._p, mask._stored is not None
+    else:
         raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
-    elif not training:
-        mask = Mask._make(mask.seed, mask.stream, mask.shape, 0.0)
-    if type(mask._p) is float and mask._p == 0.0 and mask._stored is None:
-        if np.broadcast_shapes(mask.shape, x.shape) == x.shape:
-            if out is None:
-                return x, mask
-    return mask.apply(x, out), mask
+    wide = spread(x, shape, "x")
+    all_kept = not training or (type(p) is float and p == 0.0 and not stored)
+    as_it_is = all_kept and out is None and wide is x
+    y = x if as_it_is else target(wide, out, "x")
+    if not training:
+        mask = Mask._make(0, 0, shape, 0.0)
+    elif mask is None:  # last, when nothing can fail any more: a call that raises takes no mask
+        mask = Mask._make(*as_rng(rng).take(), shape, p)
+    if y.size and not as_it_is:
+        run(y, wide, mask)
+    return y, mask
 
 
-def _mask_shape(mask_shape, shape):
+def _mask_shape(mask_shape, x):
     if isinstance(mask_shape, (tuple, list)):
         mask_shape = tuple(1 if n is None else n for n in mask_shape)
     mask_shape = check_shape(mask_shape, "mask_shape")
-    try:
-        np.broadcast_shapes(mask_shape, shape)
-    except ValueError:
-        raise ValueError(f"mask_shape {mask_shape} does not broadcast with x's shape {shape}") from None
+    joint_shape(mask_shape, x.shape, x.itemsize, "mask_shape", "x's shape")
     return mask_shape
 
 

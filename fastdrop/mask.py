@@ -11,11 +11,12 @@ What is kept is decided by the backends alone: this file holds no bit of it.
 
 import math
 import operator
+from contextlib import suppress
 
 import numpy as np
 
 from . import backends
-from .buffers import as_array, check_out, lend, new_like, overlaps
+from .buffers import FLOATS, as_array, check_out, joint_shape, lend, new_like, overlaps, room
 from .rng import MASK64, as_rng
 
 try:  # lets memoryview(mask) give the packed bits; Python code can export a buffer by itself only from 3.12 on
@@ -212,7 +213,7 @@ class Mask(BitsExporter):
 
     def __repr__(self):
         source = "stored bits" if self._stored is not None else f"seed={self._seed}, stream={self._stream}"
-        part = "" if self._strides is None else f", part from element {self._offset}"
+        part = "" if self._strides is None and self._offset == 0 else f", part from element {self._offset}"
         return f"<fastdrop.Mask shape={self._shape} p={self.p} {source}{part}>"
 
     def __len__(self):
@@ -242,9 +243,7 @@ class Mask(BitsExporter):
                 strides.append(stride)
                 p_key.append(slice(start, max(start, stop)))
             else:
-                if isinstance(k, (bool, np.bool_)) or not hasattr(k, "__index__"):
-                    raise TypeError(f"a mask takes integers and slices of step 1, got {k!r} on axis {axis}")
-                start = operator.index(k)
+                start = _index(k, axis)
                 if not -n <= start < n:
                     raise IndexError(f"index {start} is out of bounds for axis {axis} of a mask with size {n}")
                 start %= n
@@ -281,6 +280,7 @@ class Mask(BitsExporter):
         ndarray of bool, of the mask's shape
             True = kept.
         """
+        room(self._shape, 1)
         out = np.empty(self._shape, np.bool_)
         if out.size:
             backends.current().keep(out, self)
@@ -310,8 +310,8 @@ class Mask(BitsExporter):
         if copy is False:
             raise ValueError("a mask holds no array: np.asarray(mask, copy=False) cannot be had")
         dtype = np.dtype(np.float64 if dtype is None else dtype)
-        if dtype.kind == "f" or dtype.name == "bfloat16":
-            return self.apply(np.broadcast_to(np.ones((), dtype), self._shape))
+        if dtype.name in FLOATS:
+            return self.apply(np.ones((), dtype))
         return self.__array__().astype(dtype)
 
     # -- what it is for ------------------------------------------------------------------------------------------------
@@ -349,23 +349,11 @@ class Mask(BitsExporter):
         """
         if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
             return lend(self.apply, x, out=out, dtype=dtype)
-        x = as_array(x, "x")
-        shape = self._shape
-        if x.shape != shape:
-            try:
-                shape = np.broadcast_shapes(x.shape, shape)
-            except ValueError:
-                raise ValueError(f"x of shape {x.shape} does not broadcast with the mask's shape {self._shape}") from None
-            if x.shape != shape:
-                x = np.broadcast_to(x, shape)
-        if out is None:
-            y = new_like(x)
-        else:
-            y = check_out(out, "out", shape, x.dtype)
-            overlaps(y, x)
+        x = spread(x, self._shape, "x")
+        y = target(x, out, "x")
         if y.size:
             run(y, x, self)
-        return y if out is None else out
+        return y
 
     def backward(self, dy, x_shape=None, out=None, *, dtype=None):
         """Gradient of `apply`: the same kernel on ``dy``, the same mask made again.
@@ -401,22 +389,28 @@ class Mask(BitsExporter):
         if x_shape is not None:
             x_shape = check_shape(x_shape, "x_shape")
         if type(dy) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
-            return lend(self.backward, dy, x_shape, out=out, dtype=dtype)
-        given = dy.shape if x_shape is None else x_shape
-        try:
-            shape = np.broadcast_shapes(given, self._shape)
-        except ValueError:
-            raise ValueError(f"x_shape {given} does not broadcast with the mask's shape {self._shape}") from None
+            return lend(self.backward, dy, x_shape, out=out, dtype=dtype, names=("dy",))
+        if x_shape is None:
+            x_shape, name = dy.shape, "dy of shape"
+        else:
+            name = "x_shape"
+        shape = self._shape
+        if x_shape != shape:
+            shape = joint_shape(x_shape, shape, dy.itemsize, name, "the mask's shape")
         if dy.shape != shape:
             raise ValueError(f"dy must have the shape of apply(x), {shape}, got {dy.shape}")
-        if given == shape:
-            return self.apply(dy, out)
-        dy = as_array(dy, "dy")
-        dx = np.empty(given, dy.dtype) if out is None else check_out(out, "out", given, dy.dtype)
+        if x_shape == shape:
+            dy = spread(dy, self._shape, "dy")
+            dx = target(dy, out, "dy")
+            if dx.size:
+                run(dx, dy, self)
+            return dx
+        dy = plain(as_array(dy, "dy"))
+        dx = np.empty(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
         if out is not None and np.may_share_memory(dx, dy):
             raise ValueError("out must not overlap dy where the gradient is summed")
         backends.current().apply_sum(dx, dy, self)
-        return dx if out is None else out
+        return dx
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if ufunc is not np.multiply or method != "__call__" or kwargs or len(inputs) != 2:
@@ -453,10 +447,41 @@ def _fit_p(p, shape):
     return p
 
 
+def _index(k, axis):
+    if not isinstance(k, (bool, np.bool_)):
+        with suppress(TypeError):
+            return operator.index(k)
+    raise TypeError(f"a mask takes integers and slices of step 1, got {k!r} on axis {axis}")
+
+
+def spread(x, shape, name):
+    """Return ``x`` broadcast with a mask's ``shape``: itself where that changes nothing."""
+    as_array(x, name)
+    if x.shape == shape:
+        return x
+    shape = joint_shape(x.shape, shape, x.itemsize, f"{name} of shape", "the mask's shape")
+    return x if x.shape == shape else np.broadcast_to(x, shape)
+
+
+def target(x, out, name):
+    """Return the array to write: ``out`` if it can take the result for ``x``, a new one if it is None."""
+    if out is None:
+        return new_like(x)
+    check_out(out, "out", x.shape, x.dtype)
+    overlaps(out, x, name)
+    return out
+
+
+def plain(x):
+    """Return ``x``, or a copy of it where it is unaligned or byte-swapped."""
+    if x.flags.aligned and x.dtype.isnative:
+        return x
+    return x.astype(x.dtype.newbyteorder("="), order="K")
+
+
 def run(y, x, mask):
     """Backend call of `apply` on checked arrays of one shape; copies only where x or y is unaligned or byte-swapped."""
-    if not (x.flags.aligned and x.dtype.isnative):
-        x = x.astype(x.dtype.newbyteorder("="), order="K")
+    x = plain(x)
     if y.flags.aligned and y.dtype.isnative:
         backends.current().apply(y, x, mask)
     else:

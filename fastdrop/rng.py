@@ -139,9 +139,12 @@ class Rng:
         >>> a.seed != b.seed
         True
         """
-        n = operator.index(n)
+        try:
+            n = operator.index(n)
+        except TypeError:
+            raise TypeError(f"n must be an integer of at least 0, got {n!r}") from None
         if n < 0:
-            raise ValueError(f"n must be at least 0, got {n}")
+            raise ValueError(f"n must be an integer of at least 0, got {n}")
         with self._lock:
             first = self._spawned
             self._spawned += n
