@@ -5,6 +5,7 @@ Two minutes on two cores for everything, less with ``--quick`` or ``--only``.  W
 """
 
 import json
+import os
 import platform
 import sys
 import time
@@ -99,11 +100,14 @@ def main(args):
         + [job for jobs in curves.values() for job in jobs]
         for which in counts
     }
-    print(machine(counts), flush=True)
+    print(machine(counts))
+    if hasattr(os, "getloadavg"):
+        print(f"load average before: {os.getloadavg()[0]:.2f} (other work on these CPUs spoils ratios)")
+    sys.stdout.flush()
     rows = measure(
         jobs_of,
         counts,
-        0.1 if args.quick else 0.4,
+        0.1 if args.quick else 0.25,
         args.largest,
         QUICK_LARGEST if args.quick else None,
         lambda line: print(line, file=sys.stderr, flush=True),

@@ -7,6 +7,7 @@ a library that crashes loses the rest of its own rows and nothing else, and ever
 """
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -15,6 +16,7 @@ import sys
 import threading
 import tracemalloc
 from dataclasses import asdict, dataclass
+from time import perf_counter
 
 import numpy as np
 
@@ -23,7 +25,6 @@ import fastdrop as fd
 from . import cases, rivals
 from .measure import cpus, interleave, memory_free, peak_memory, ratio
 
-PROVED = 64 << 20  # bytes of x up to which equality is proved at the very size that is timed
 PATIENCE = 600  # seconds for one process
 THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "FASTDROP")]
 
@@ -44,7 +45,7 @@ class Job:
         """The same job, its leading axes shortened until x has at most ``largest`` elements."""
         shape = list(self.shape)
         for axis in range(len(shape)):
-            rest = int(np.prod(shape, dtype=np.int64)) // shape[axis]
+            rest = math.prod(shape) // shape[axis]
             shape[axis] = max(1, min(shape[axis], largest // rest))
         return Job(**{**asdict(self), "shape": tuple(shape)})
 
@@ -126,7 +127,9 @@ def main():
     for fields in task["jobs"]:
         job = Job(**{**fields, "shape": tuple(fields["shape"])})
         row = {**asdict(job), "threads": task["threads"], "cpus": cpus()}
+        start = perf_counter()
         row.update(measure(job, task["threads"], task["seconds"], proved))
+        row["took"] = perf_counter() - start
         print(json.dumps(row), file=answers, flush=True)
 
 
@@ -144,8 +147,7 @@ def measure(job, threads, seconds, proved):
     if job.kind == "memory":
         return measure_memory(job, case)
     try:
-        x_bytes = int(np.prod(job.shape, dtype=np.int64)) * cases.dtype_of(job.dtype).itemsize
-        checked = job if x_bytes <= PROVED else job.cut(PROVED // cases.dtype_of(job.dtype).itemsize)
+        checked = job.cut(case.proved)
         if checked not in proved:
             cases.prove(case, checked.shape, checked.dtype, checked.p)
             proved.add(checked)
@@ -188,7 +190,7 @@ def figures(taken, job, nbytes):
     return {
         "seconds": seconds,
         "bytes": nbytes,
-        "ns_per_element": seconds * 1e9 / int(np.prod(job.shape, dtype=np.int64)),
+        "ns_per_element": seconds * 1e9 / math.prod(job.shape),
         "gb_per_s": nbytes / seconds / 1e9,
         "yardsticks": {name: statistics.median(times) for name, times in taken.items() if name != "it"},
         "ratios": {name: ratio(taken["it"], times) for name, times in taken.items() if name != "it"},
