@@ -37,9 +37,9 @@ typedef struct {
 
     /* set by fd_plan */
     int64_t units;                      /* pieces of work of about a tile, to be cut among threads */
-    int64_t rows, tiles, head, rows_a_unit;
+    int64_t rows, tiles, rows_a_unit;
     uint64_t last;                      /* the highest index of the mask that is looked at */
-    int ahead, crossed, bypass;
+    int ahead, crossed, far, bypass;
 } fd_walk;
 
 void fd_plan(fd_walk *walk);

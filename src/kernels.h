@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "fastdrop.h"
 
@@ -14,11 +15,12 @@ typedef struct fd_kernels {
     const char *isa;
 
     /* The keep bits of `blocks` blocks of 256 elements, from block number `first`; bit b of words[w] is element
-     * first * 256 + 64 * w + b.  0 < threshold < 2**32. */
-    void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold);
+     * first * 256 + 64 * w + b, with room for an even number of blocks.  0 < threshold < 2**32.  Meanwhile `soon_bytes` from `soon` are fetched into the cache. */
+    void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold,
+                        const void *soon, size_t soon_bytes);
 
-    /* y[i] = bit i of bits ? x[i] * scale : +0.0, for n consecutive elements; y may be x.  `bypass`: store past the
-     * cache where y is aligned to a vector. One function a dtype, by enum fd_dtype. */
+    /* y[i] = bit i of bits ? x[i] * scale : +0.0, for n consecutive elements; y may be x. Reads one word more than n / 64.
+     * `bypass`: store past the cache. One function a dtype, by enum fd_dtype. */
     void (*apply[FD_DTYPES])(void *y, const void *x, const uint64_t *bits, size_t n, double scale, int bypass);
 } fd_kernels;
 

@@ -20,11 +20,14 @@
 #include "stream.h"
 
 enum {
-    RUN = FD_TILE + 64,                             /* longest run: a tile and what lies before the first aligned one */
-    WINDOW = (RUN + 2 * FD_BLOCK) / FD_BLOCK,       /* blocks that cover a run from anywhere */
+    WINDOW = FD_TILE / FD_BLOCK + 2,                /* blocks that cover a tile from anywhere: 17, made in pairs */
+    WORDS = FD_TILE / 64 + 1,                       /* of a tile's bits; kernels read one more than they use */
     SQUARE = 64,                                    /* rows of bits turned at a time, in */
     ACROSS = 512,                                   /* columns: two in three blocks of each row are whole */
-    FD_BYPASS_BYTES = 8 << 20,
+    NEAR_BYTES = 1 << 15,                           /* arrays up to this size are likely to be in cache */
+    BYPASS_BYTES = 8 << 20,                         /* stores past the cache pay from here on, */
+    BYPASS_RUN = 1024,                              /* for runs of so many bytes */
+
 };
 
 static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2, [FD_BOOL] = 1};
@@ -34,7 +37,7 @@ static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2
 typedef struct {
     uint64_t first, count, threshold;  /* words hold `count` bits from index `first` */
     uint64_t words[WINDOW * 4 + 1];
-    uint64_t shifted[RUN / 64 + 1];
+    uint64_t shifted[WORDS];
 } window;
 
 static void shift_bits(uint64_t *out, const uint64_t *words, unsigned shift, size_t n)
@@ -62,24 +65,25 @@ static void stored_bits(uint64_t *out, const uint8_t *stored, uint64_t index, si
     }
 }
 
-/* Bits of elements index .. index + n - 1, from bit 0 on.  `ahead`: fill the window, more of it will be wanted. */
-static const uint64_t *bits_along(window *w, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, int ahead)
+/* Bits of elements index .. index + n - 1, from bit 0 on; meanwhile x, which they are for, comes nearer. */
+static const uint64_t *bits_along(window *w, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, const void *x)
 {
     if (k->mask.stored) {
         stored_bits(w->shifted, k->mask.stored, index, n);
         return w->shifted;
     }
     if (threshold == 0 || threshold >> 32) {
-        memset(w->shifted, threshold ? 255 : 0, (n + 63) / 64 * 8);
+        memset(w->shifted, threshold ? 255 : 0, sizeof w->shifted);
         return w->shifted;
     }
     uint64_t at = index - w->first;
     if (at >= w->count || n > w->count - at || w->threshold != threshold) {
         uint64_t block = index / FD_BLOCK, blocks = (index % FD_BLOCK + n + FD_BLOCK - 1) / FD_BLOCK;
         uint64_t left = k->last / FD_BLOCK - block + 1;
-        if (ahead && blocks < FD_TILE / FD_BLOCK)
+        if (k->ahead && blocks < FD_TILE / FD_BLOCK)
             blocks = left < FD_TILE / FD_BLOCK ? left : FD_TILE / FD_BLOCK;
-        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold);
+        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold,
+                                         x, x && k->far ? n * (size_t)ITEM[k->dtype] : 0);
         w->first = block * FD_BLOCK;
         w->count = blocks * FD_BLOCK;
         w->threshold = threshold;
@@ -124,7 +128,7 @@ static void apply_run(const fd_walk *k, char *y, const char *x, const uint64_t *
 {
     const int last = k->ndim - 1;
     const int64_t item = ITEM[k->dtype];
-    uint64_t packed[RUN], result[RUN];  /* of the widest dtype */
+    uint64_t packed[FD_TILE], result[FD_TILE];  /* of the widest dtype */
     int y_packed = k->y_step[last] == item, x_packed = k->x_step[last] == item || !x;
     if (!x_packed) {
         gather((char *)packed, x, k->x_step[last], n, item);
@@ -213,7 +217,8 @@ void fd_plan(fd_walk *k)
 
     /* Store past the cache when x and y together are larger than what a cache is likely to hold, and y is not x. */
     const int last = ndim - 1;
-    k->bypass = k->y != k->x && k->shape[last] >= FD_TILE && size * item >= FD_BYPASS_BYTES;
+    k->far = size * item > NEAR_BYTES;
+    k->bypass = k->y != k->x && size * item >= BYPASS_BYTES && k->shape[last] * item >= BYPASS_RUN;
 
     k->crossed = 0;
     if (k->m_step[last] != 0 && k->m_step[last] != 1 && k->p_step[last] == 0)
@@ -226,7 +231,6 @@ void fd_plan(fd_walk *k)
 
     const int64_t n = k->shape[last];
     k->rows = size / n;
-    k->head = 0;
     k->tiles = k->rows_a_unit = 1;
     k->ahead = 0;
     if (k->crossed) {
@@ -237,11 +241,9 @@ void fd_plan(fd_walk *k)
         k->ahead = k->shape[last - 1] < ACROSS && (uint64_t)k->m_step[last] <= ACROSS;
         return;
     }
-    if (n > RUN) {
-        if (k->rows == 1 && k->y_step[last] == item)  /* let every tile but the first begin on a cache line of y */
-            k->head = (int64_t)(-(uintptr_t)k->y % 64) / item;
-        k->tiles = (n - k->head + FD_TILE - 1) / FD_TILE;
-    } else if (n < FD_TILE) {
+    if (n > FD_TILE) {
+        k->tiles = (n + FD_TILE - 1) / FD_TILE;
+    } else {
         k->rows_a_unit = (FD_TILE + n - 1) / n;
         if (ndim > 1) {
             uint64_t next = (uint64_t)k->m_step[last - 1];
@@ -295,7 +297,7 @@ static void run_row(const fd_walk *k, window *w, place s, int64_t n)
 {
     const int last = k->ndim - 1;
     const int64_t m_step = k->m_step[last], p_step = k->p_step[last];
-    uint64_t bits[RUN / 64];
+    uint64_t bits[WORDS];
     if (p_step != 0) {  /* a p for each element of the run: only where memory order turned the axes */
         for (int64_t i = 0; i < n; i++) {
             bits[0] = (uint64_t)bit_at(k, s.m, fd_threshold(*s.p));
@@ -307,13 +309,13 @@ static void run_row(const fd_walk *k, window *w, place s, int64_t n)
     const uint64_t threshold = fd_threshold(*s.p);
     const double scale = fd_scale(*s.p);
     if (m_step == 1) {
-        apply_run(k, s.y, s.x, bits_along(w, k, s.m, (size_t)n, threshold, k->ahead), (size_t)n, scale);
+        apply_run(k, s.y, s.x, bits_along(w, k, s.m, (size_t)n, threshold, k->x_step[last] == ITEM[k->dtype] ? s.x : NULL), (size_t)n, scale);
     } else if (m_step == 0) {
-        int kept = *bits_along(w, k, s.m, 1, threshold, k->ahead) & 1;
-        memset(bits, kept ? 255 : 0, (size_t)(n + 63) / 64 * 8);
+        int kept = *bits_along(w, k, s.m, 1, threshold, NULL) & 1;
+        memset(bits, kept ? 255 : 0, ((size_t)n / 64 + 1) * 8);
         apply_run(k, s.y, s.x, bits, (size_t)n, scale);
     } else {
-        memset(bits, 0, (size_t)(n + 63) / 64 * 8);
+        memset(bits, 0, ((size_t)n / 64 + 1) * 8);
         for (int64_t i = 0; i < n; i++)
             bits[i / 64] |= (uint64_t)bit_at(k, s.m + (uint64_t)(i * m_step), threshold) << (i % 64);
         apply_run(k, s.y, s.x, bits, (size_t)n, scale);
@@ -344,7 +346,8 @@ static void run_square(const fd_walk *k, window *w, place s, int64_t i0, int64_t
     step_place(&s, k, across, j0);
     memset(square, 0, sizeof square);
     for (int64_t i = 0; i < rows; i++) {
-        const uint64_t *bits = bits_along(w, k, s.m + (uint64_t)i * (uint64_t)k->m_step[last], (size_t)columns, threshold, k->ahead);
+        const uint64_t *bits = bits_along(w, k, s.m + (uint64_t)i * (uint64_t)k->m_step[last],
+                                          (size_t)columns, threshold, NULL);
         for (int64_t j = 0; j < columns; j += 64)
             square[j / 64][i] = bits[j / 64];
     }
@@ -373,7 +376,7 @@ void fd_run(const fd_walk *k, int64_t unit, int64_t end)
     }
     if (k->tiles > 1) {
         for (; unit < end; unit++) {  /* rows within a tile, so that a mask shared by rows is made once */
-            int64_t tile = unit / k->rows, from = tile ? k->head + tile * FD_TILE : 0, to = k->head + (tile + 1) * FD_TILE;
+            int64_t tile = unit / k->rows, from = tile * FD_TILE, to = from + FD_TILE;
             place s = place_of_row(k, last, unit % k->rows, at);
             step_place(&s, k, last, from);
             run_row(k, &w, s, (to < n ? to : n) - from);
@@ -396,7 +399,7 @@ void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
     w.count = 0;
     for (int64_t i = 0; i < n; i += FD_TILE) {
         size_t count = n - i < FD_TILE ? (size_t)(n - i) : FD_TILE;
-        const uint64_t *bits = bits_along(&w, &k, mask.offset + (uint64_t)i, count, threshold, 0);
+        const uint64_t *bits = bits_along(&w, &k, mask.offset + (uint64_t)i, count, threshold, NULL);
         size_t bytes = (count + 7) / 8;
         memcpy(out + i / 8, bits, bytes);
         if (count % 8)
