@@ -169,8 +169,17 @@ def select(keep, x, scale):
     with np.errstate(all="ignore"):  # dropped NaN and Inf, p = 1, and overflow to Inf are all in the rule
         scale = np.asarray(scale, np.float64)
         wide = x.dtype if x.dtype.itemsize > 2 else np.dtype(np.float32)
-        kept = x.astype(wide) * scale.astype(wide)
-        return np.where(keep, kept, wide.type(0)).astype(x.dtype)
+        y = np.where(keep, x.astype(wide) * scale.astype(wide), wide.type(0))
+        return bfloat16(y, x.dtype) if x.dtype.name == "bfloat16" else y.astype(x.dtype)
+
+
+def bfloat16(a, dtype):
+    """float32 to bfloat16, to nearest even. A NaN keeps sign and payload, as in every other conversion between floats;
+    ml_dtypes makes all NaNs one."""
+    bits = a.view(np.uint32)
+    rounded = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))
+    quiet = bits | np.uint32(0x400000)
+    return (np.where(np.isnan(a), quiet, rounded) >> np.uint32(16)).astype(np.uint16).view(dtype)
 
 
 def apply(y, x, mask):
