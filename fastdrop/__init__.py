@@ -7,7 +7,7 @@ them: equal bit for bit on every machine, instruction set, thread count and back
 from . import config as _config
 from ._version import __version__
 from .backends import get_backend, use_backend
-from .config import get_num_threads, set_num_threads, show_config, threads
+from .config import get_num_threads, release_buffers, set_buffer_limit, set_num_threads, show_config, threads
 from .functional import dropout, dropout_backward
 from .mask import Mask, mask
 from .rng import Rng
@@ -21,6 +21,8 @@ __all__ = [
     "get_backend",
     "get_num_threads",
     "mask",
+    "release_buffers",
+    "set_buffer_limit",
     "set_num_threads",
     "show_config",
     "threads",

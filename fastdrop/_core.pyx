@@ -5,13 +5,17 @@ The files in src/ know no Python and no threads; the modules of this package kno
 becomes an `fd_walk`, and its units are cut among OpenMP threads.  No maths.
 """
 
-from cpython.buffer cimport PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_FillInfo, PyObject_GetBuffer
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 cimport numpy as cnp
 import numpy as np
 
+from .rng import as_rng
+
 cnp.import_array()
+
+Mask = None  # the class that `make` makes here, set by fastdrop.mask
 
 cdef extern from "fastdrop.h" nogil:
     enum: FD_MAX_NDIM
@@ -40,8 +44,17 @@ cdef extern from "fastdrop.h" nogil:
     const char *const *fd_isa_found()
     int fd_use_isa(const char *name)
 
+cdef extern from "blocks.h" nogil:
+    enum: FD_BLOCK_UNIT
+    void *fd_block_take(size_t bytes)
+    void fd_block_give(void *block, size_t bytes)
+    void fd_blocks_limit(size_t bytes)
+    size_t fd_blocks_kept()
+    void fd_blocks_release()
+
 cdef extern from "numpy/arrayobject.h":
     enum: NPY_HALF
+    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, cnp.PyArray_Descr *dtype, int subok)
 
 cdef extern from *:
     """
@@ -126,14 +139,76 @@ def use_isa(name):
         raise ValueError(f"FASTDROP_ISA must be one of {isa_found()} on this machine, got {name!r}")
 
 
-cdef class BitsExporter:
-    """Gives a mask's packed bits through the buffer protocol; `fastdrop.Mask` derives from it."""
+cdef class Fields:
+    """What a `fastdrop.Mask` is made of, where the kernels reach it without a dictionary; read-only from Python."""
+
+    cdef readonly object _seed, _stream, _shape, _p, _offset, _strides, _stored
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if fd_numpy_asks():
             raise BufferError("NumPy takes a mask's multipliers through __array__; mask.bits() has its packed bits")
         PyObject_GetBuffer(self.bits(), buffer, flags)
 
+
+def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
+    cdef Fields self = cls.__new__(cls)
+    self._seed = seed
+    self._stream = stream
+    self._shape = shape
+    self._p = p
+    self._offset = offset
+    self._strides = strides
+    self._stored = stored
+    return self
+
+
+# -- memory of fresh outputs -------------------------------------------------------------------------------------------
+
+cdef class Block:
+    """Owns a block of `blocks.c`; the array over it holds this, so that it goes back when nobody holds the array."""
+
+    cdef void *data
+    cdef size_t bytes
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, <Py_ssize_t>self.bytes, 0, flags)
+
+    def __dealloc__(self):
+        if self.data is not NULL:
+            fd_block_give(self.data, self.bytes)
+
+
+cdef cnp.ndarray empty_like(cnp.ndarray x):
+    """An uninitialised array in x's layout and dtype; from a block where it is large and x's elements are close-packed."""
+    cdef size_t bytes = <size_t>cnp.PyArray_NBYTES(x)
+    cdef Block block
+    if bytes < FD_BLOCK_UNIT or not (cnp.PyArray_IS_C_CONTIGUOUS(x) or cnp.PyArray_IS_F_CONTIGUOUS(x)):
+        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+    block = Block.__new__(Block)
+    block.data = fd_block_take(bytes)
+    if block.data is NULL:
+        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+    block.bytes = bytes
+    return np.ndarray((<object>x).shape, (<object>x).dtype, block, 0, (<object>x).strides)
+
+
+def new_like(cnp.ndarray x):
+    return empty_like(x)
+
+
+def set_buffer_limit(size_t bytes):
+    fd_blocks_limit(bytes)
+
+
+def kept_bytes():
+    return fd_blocks_kept()
+
+
+def release_buffers():
+    fd_blocks_release()
+
+
+# -- dropout ------------------------------------------------------------------------------------------------------------
 
 cdef int run(fd_walk *walk, int64_t size) except -1 nogil:
     """Cut the units of a planned walk among threads. The cut changes no bit of the result."""
@@ -153,7 +228,7 @@ cdef int run(fd_walk *walk, int64_t size) except -1 nogil:
     return 0
 
 
-cdef int source(fd_source *out, object mask) except -1:
+cdef int source(fd_source *out, Fields mask) except -1:
     cdef cnp.ndarray stored
     if mask._stored is None:
         out.seed = mask._seed
@@ -167,7 +242,7 @@ cdef int source(fd_source *out, object mask) except -1:
     return 0
 
 
-cdef int sweep(fd_dtype dtype, cnp.ndarray y, cnp.ndarray x, object mask) except -1:
+cdef int sweep(fd_dtype dtype, cnp.ndarray y, cnp.ndarray x, Fields mask) except -1:
     cdef fd_walk walk
     cdef double p
     cdef cnp.ndarray ps
@@ -215,15 +290,15 @@ cdef fd_dtype dtype_of(cnp.ndarray x) except *:
     raise TypeError(f"no kernel for dtype {(<object>x).dtype}")
 
 
-def apply(cnp.ndarray y, cnp.ndarray x, mask):
+def apply(cnp.ndarray y, cnp.ndarray x, Fields mask):
     sweep(dtype_of(y), y, x, mask)
 
 
-def keep(cnp.ndarray out, mask):
+def keep(cnp.ndarray out, Fields mask):
     sweep(FD_BOOL, out, None, mask)
 
 
-def keep_bits(cnp.ndarray out, mask, int64_t n):
+def keep_bits(cnp.ndarray out, Fields mask, int64_t n):
     """Packed bits of a mask whose elements follow one another and that has one p."""
     cdef fd_source s
     cdef uint8_t *bytes = <uint8_t *>cnp.PyArray_DATA(out)
@@ -246,3 +321,78 @@ def keep_bits(cnp.ndarray out, mask, int64_t n):
 cdef void some_bits(uint8_t *out, fd_source s, double p, int64_t at, int64_t n) noexcept nogil:
     s.offset += <uint64_t>at
     fd_keep_bits(out, s, p, n)
+
+
+# -- the short way -------------------------------------------------------------------------------------------------------
+
+cdef inline bint plain(cnp.ndarray x):
+    """C-contiguous, aligned, of native byte order."""
+    return cnp.PyArray_ISCARRAY_RO(x)
+
+
+def dropout(x, p, rng, out):
+    """`fastdrop.dropout` where nothing is out of the ordinary: (y, mask), or None and nothing done where anything is.
+
+    Only speed is gained here (1000 elements: 2.5 to 1.1 microseconds); what is refused takes the long way, errors included.
+    """
+    cdef cnp.ndarray source, target
+    cdef fd_walk walk
+    cdef double drop
+    cdef int64_t size
+    cdef int number
+    cdef Fields mask
+    if type(x) is not np.ndarray or type(p) is not float:
+        return None
+    source = x
+    drop = p
+    number = cnp.PyArray_TYPE(source)
+    size = cnp.PyArray_SIZE(source)
+    if not (0.0 < drop <= 1.0 and size and plain(source)) or number not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE, NPY_HALF):
+        return None
+    if out is None:
+        target = empty_like(source)
+    elif out is x:
+        target = source
+        if not cnp.PyArray_ISWRITEABLE(target):
+            return None
+    else:
+        if type(out) is not np.ndarray:
+            return None
+        target = out
+        if not (
+            cnp.PyArray_TYPE(target) == number
+            and cnp.PyArray_SAMESHAPE(target, source)
+            and cnp.PyArray_ISCARRAY(target)
+            and apart(target, source)
+        ):
+            return None
+    seed, stream = as_rng(rng).take()
+    mask = make(Mask, seed, stream, x.shape, p)
+    walk.mask.seed = seed
+    walk.mask.stream = stream
+    walk.mask.offset = 0
+    walk.mask.stored = NULL
+    walk.dtype = FD_F32 if number == cnp.NPY_FLOAT else FD_F64 if number == cnp.NPY_DOUBLE else FD_F16
+    walk.ndim = 1
+    walk.y = cnp.PyArray_DATA(target)
+    walk.x = cnp.PyArray_DATA(source)
+    walk.p = &drop
+    walk.shape[0] = size
+    walk.y_step[0] = walk.x_step[0] = cnp.PyArray_ITEMSIZE(source)
+    walk.m_step[0] = 1
+    walk.p_step[0] = 0
+    if size < SERIAL:
+        fd_plan(&walk)
+        fd_run(&walk, 0, walk.units)
+    else:
+        with nogil:
+            run(&walk, size)
+    return target, mask
+
+
+cdef bint apart(cnp.ndarray a, cnp.ndarray b):
+    """Do two contiguous arrays of the same size in bytes not share any?"""
+    cdef char *p = <char *>cnp.PyArray_DATA(a)
+    cdef char *q = <char *>cnp.PyArray_DATA(b)
+    cdef int64_t bytes = cnp.PyArray_NBYTES(a)
+    return p + bytes <= q or q + bytes <= p

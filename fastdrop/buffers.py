@@ -10,6 +10,11 @@ import sys
 
 import numpy as np
 
+try:
+    from . import _core
+except ImportError:
+    _core = None
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -98,7 +103,7 @@ def _from_dlpack(obj, name):
 
 def as_array(x, name):
     """Return ``x`` if its dtype is one the kernels know; raise TypeError if not."""
-    if x.dtype.name not in FLOATS:
+    if x.dtype.char not in "fde" and x.dtype.name not in FLOATS:  # names are slow to make
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got dtype {x.dtype}")
     return x
 
@@ -122,7 +127,9 @@ def room(shape, item):
 
 def new_like(x):
     """Return an empty array in x's memory layout and native byte order."""
-    return np.empty_like(x, x.dtype.newbyteorder("="), subok=False)
+    if not x.dtype.isnative:
+        return np.empty_like(x, x.dtype.newbyteorder("="))
+    return np.empty_like(x) if _core is None else _core.new_like(x)
 
 
 def check_out(out, name, shape, dtype):

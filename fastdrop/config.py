@@ -1,7 +1,7 @@
 """What runs and how: threads, instruction set, backend; chosen at import, seen in `show_config`.
 
 Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the CPUs this process may use; ``FASTDROP_ISA``
-forces ``scalar``, ``avx2``, ``avx512`` or ``neon``.
+forces ``scalar``, ``avx2``, ``avx512`` or ``neon``; ``FASTDROP_BUFFER_MB`` is the start value of `set_buffer_limit`.
 """
 
 import operator
@@ -41,6 +41,7 @@ def _threads_at_start():
 
 
 _threads = 1
+_buffer_limit = 512 << 20
 _lock = threading.Lock()
 
 
@@ -99,6 +100,49 @@ def threads(n):
         set_num_threads(before)
 
 
+def set_buffer_limit(n):
+    """Set how much memory of freed outputs may be kept for the next ones, in this process. It changes no result.
+
+    A fresh large array costs more in page faults than dropout itself, so the memory of outputs of 2 MiB and more is
+    used again when nobody holds them any more (on Linux, with the compiled kernels).
+
+    Parameters
+    ----------
+    n : int
+        Bytes, at least 0; 0 turns it off. 512 MiB at start, or ``FASTDROP_BUFFER_MB`` MiB.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n`` is not an integer of at least 0.
+
+    See Also
+    --------
+    release_buffers
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.set_buffer_limit(512 << 20)
+    """
+    global _buffer_limit
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n must be an integer of at least 0 (bytes), got {n!r}") from None
+    if not 0 <= number <= sys.maxsize:
+        raise ValueError(f"n must be an integer of at least 0 (bytes), got {number}")
+    _buffer_limit = number
+    if _core is not None:
+        _core.set_buffer_limit(number)
+
+
+def release_buffers():
+    """Give the memory kept for future outputs back to the system now."""
+    if _core is not None:
+        _core.release_buffers()
+
+
 def show_config(file=None):
     """Print version, stream version, instruction sets, threads and backends.
 
@@ -123,6 +167,7 @@ def config():
         "isa forced": os.environ.get("FASTDROP_ISA"),
         "threads": get_num_threads(),
         "openmp": bool(_core and _core.OPENMP),
+        "buffers kept": f"{_core.kept_bytes() >> 20 if _core else 0} of at most {_buffer_limit >> 20} MiB",
         "after fork": "one thread" if _core and _core.serial_only() else None,
     }
 
@@ -147,3 +192,7 @@ def start():
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_core.after_fork)
     set_num_threads(_threads_at_start())
+    text = os.environ.get("FASTDROP_BUFFER_MB", str(_buffer_limit >> 20))
+    if not text.isdecimal():
+        raise ValueError(f"FASTDROP_BUFFER_MB must be an integer of at least 0, got {text!r}")
+    set_buffer_limit(int(text) << 20)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from . import backends
 from .buffers import joint_shape, lend
 from .mask import Mask, _fit_p, check_p, check_shape, run, spread, target
 from .rng import as_rng
@@ -59,6 +60,10 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     array([[0., 0., 6., 6.],
            [0., 0., 0., 0.]], dtype=float32)
     """
+    if mask is None and mask_shape is None and training and dtype is None:
+        done = backends.short_way(x, p, rng, out)
+        if done is not None:
+            return done
     if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
         return lend(
             dropout, x, p, out=out, dtype=dtype, rng=rng, mask=mask, training=training, mask_shape=mask_shape

@@ -19,14 +19,28 @@ from . import backends
 from .buffers import FLOATS, as_array, check_out, joint_shape, lend, new_like, overlaps, room
 from .rng import MASK64, as_rng
 
-try:  # lets memoryview(mask) give the packed bits; Python code can export a buffer by itself only from 3.12 on
-    from ._core import BitsExporter
+try:  # in C they are quick to make and to read, and memoryview(mask) gives the packed bits, before Python 3.12 too
+    from . import _core
+    from ._core import Fields, make
 except ImportError:
+    _core = None
 
-    class BitsExporter:
-        """Stands for the compiled class where there is none; see `Mask.bits`."""
+    class Fields:
+        """The fields of a mask; stands for the compiled class where there is none."""
 
-        __slots__ = ()
+        __slots__ = ("_offset", "_p", "_seed", "_shape", "_stored", "_stream", "_strides")
+
+    def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
+        """Return a new mask of class ``cls``."""
+        self = cls.__new__(cls)
+        self._seed = seed
+        self._stream = stream
+        self._shape = shape
+        self._p = p
+        self._offset = offset
+        self._strides = strides
+        self._stored = stored
+        return self
 
 
 def check_p(p):
@@ -59,7 +73,7 @@ def check_shape(shape, name="shape"):
         shape = tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
     except TypeError:
         raise TypeError(f"{name} must be an integer or a tuple of integers, got {shape!r}") from None
-    if any(n < 0 for n in shape):
+    if shape and min(shape) < 0:
         raise ValueError(f"{name} must not hold negative numbers, got {shape}")
     if math.prod(shape) > MASK64 + 1:
         raise ValueError(f"{name} must have at most 2**64 elements, got {shape}")
@@ -82,7 +96,7 @@ def scale_of(p):
         return 1.0 / (1.0 - p)
 
 
-class Mask(BitsExporter):
+class Mask(Fields):
     """A dropout mask: which elements are kept, as a value of a few words.
 
     Made by `fastdrop.mask`, `Rng.mask`, `fastdrop.dropout` or `Mask.from_keep`, not by hand. Masks are immutable, can be
@@ -126,24 +140,14 @@ class Mask(BitsExporter):
     True
     """
 
-    __slots__ = ("_offset", "_p", "_seed", "_shape", "_stored", "_stream", "_strides")
+    __slots__ = ()
 
     # `_strides` is None where the mask's elements follow one another in C order, the common case.
 
     def __init__(self, *args, **kwargs):
         raise TypeError("a Mask is made by fastdrop.mask(shape, p, rng=...), Rng.mask or Mask.from_keep")
 
-    @classmethod
-    def _make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
-        self = cls.__new__(cls)
-        self._seed = seed
-        self._stream = stream
-        self._shape = shape
-        self._p = p
-        self._offset = offset
-        self._strides = strides
-        self._stored = stored
-        return self
+    _make = classmethod(make)
 
     @classmethod
     def from_keep(cls, keep, p):
@@ -426,6 +430,10 @@ class Mask(BitsExporter):
         return self.apply(x)
 
     __rmul__ = __mul__
+
+
+if _core is not None:
+    _core.Mask = Mask
 
 
 def _restore(seed, stream, shape, p, offset, strides, stored):

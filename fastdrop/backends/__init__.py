@@ -19,6 +19,16 @@ _MODULES = {
 _current = None
 
 
+def _none(x, p, rng, out):
+    """Stands for `short_way` where a backend has none."""
+
+
+def short_way(x, p, rng, out):
+    """`fastdrop.dropout` on plain arrays, as the backend in use has it: (y, mask), or None for the long way."""
+    current()
+    return short_way(x, p, rng, out)
+
+
 def use_backend(name):
     """Choose the backend for all later calls of this process.
 
@@ -42,10 +52,11 @@ def use_backend(name):
     'reference'
     >>> fd.use_backend(before)
     """
-    global _current
+    global _current, short_way
     if name not in _MODULES:
         raise ValueError(f"name must be one of {sorted(_MODULES)}, got {name!r}")
     _current = importlib.import_module(_MODULES[name])
+    short_way = getattr(_current, "short_way", _none)
 
 
 def get_backend():
