@@ -15,7 +15,7 @@ from itertools import repeat
 from time import perf_counter
 
 SAMPLE = 200e-6  # seconds; shorter calls are repeated up to this, so that the clock's 50 ns do not show
-FEWEST, MOST = 5, 400  # rounds
+FEWEST, MOST = 5, 200  # rounds
 FEWEST_LONG = 3  # of more than a second each
 
 
