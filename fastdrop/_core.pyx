@@ -18,22 +18,25 @@ cnp.import_array()
 Mask = None  # the class that `make` makes here, set by fastdrop.mask
 
 cdef extern from "fastdrop.h" nogil:
-    enum: FD_MAX_NDIM
+    enum: FD_MAX_NDIM, FD_INPUTS
     cdef enum fd_dtype:
-        FD_F32, FD_F64, FD_F16, FD_BF16, FD_BOOL
+        FD_F32, FD_F64, FD_F16, FD_BF16
+    cdef enum fd_op:
+        FD_APPLY, FD_ADD, FD_BIAS_ADD, FD_RELU, FD_RELU_BACKWARD, FD_KEEP
     ctypedef struct fd_source:
         uint64_t seed, stream, offset
         const uint8_t *stored
     ctypedef struct fd_walk:
+        fd_op op
         fd_dtype dtype
         int ndim
         fd_source mask
         void *y
-        const void *x
+        const void **in_ "in"
         const double *p
         int64_t *shape
         int64_t *y_step
-        int64_t *x_step
+        int64_t (*in_step)[64]
         int64_t *m_step
         int64_t *p_step
         int64_t units
@@ -242,33 +245,39 @@ cdef int source(fd_source *out, Fields mask) except -1:
     return 0
 
 
-cdef int sweep(fd_dtype dtype, cnp.ndarray y, cnp.ndarray x, Fields mask) except -1:
+cdef int sweep(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
     cdef fd_walk walk
     cdef double p
-    cdef cnp.ndarray ps
-    cdef int a, ndim = cnp.PyArray_NDIM(y)
+    cdef cnp.ndarray ps, x
+    cdef int a, i, ndim = cnp.PyArray_NDIM(y)
     cdef int64_t size = cnp.PyArray_SIZE(y)
+    cdef uint64_t step = 1
+    cdef bint whole
     source(&walk.mask, mask)
+    walk.op = op
     walk.dtype = dtype
     walk.ndim = ndim
     walk.y = cnp.PyArray_DATA(y)
-    walk.x = NULL if x is None else cnp.PyArray_DATA(x)
+    for i in range(FD_INPUTS):
+        walk.in_[i] = NULL
+    for i, x in enumerate(inputs):
+        walk.in_[i] = cnp.PyArray_DATA(x)
+        for a in range(ndim):
+            walk.in_step[i][a] = cnp.PyArray_STRIDE(x, a)
+    shape = (<object>y).shape
     if type(mask._p) is float:
         p = mask._p
         walk.p = &p
         ps = None
     else:
-        ps = np.broadcast_to(mask.wide_p(), (<object>y).shape)
+        ps = np.broadcast_to(mask.wide_p(), shape)
         walk.p = <const double *>cnp.PyArray_DATA(ps)
-    shape = (<object>y).shape
-    cdef uint64_t step = 1
-    cdef bint whole = mask._strides is None and shape == mask._shape
+    whole = mask._strides is None and shape == mask._shape
     if not whole:
         strides = mask.strides_for(shape)
     for a in range(ndim - 1, -1, -1):
         walk.shape[a] = cnp.PyArray_DIM(y, a)
         walk.y_step[a] = cnp.PyArray_STRIDE(y, a)
-        walk.x_step[a] = 0 if x is None else cnp.PyArray_STRIDE(x, a)
         walk.p_step[a] = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
         walk.m_step[a] = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
         step *= <uint64_t>walk.shape[a]
@@ -291,11 +300,26 @@ cdef fd_dtype dtype_of(cnp.ndarray x) except *:
 
 
 def apply(cnp.ndarray y, cnp.ndarray x, Fields mask):
-    sweep(dtype_of(y), y, x, mask)
+    sweep(FD_APPLY, dtype_of(y), y, (x,), mask)
 
 
 def keep(cnp.ndarray out, Fields mask):
-    sweep(FD_BOOL, out, None, mask)
+    sweep(FD_KEEP, FD_F32, out, (), mask)
+
+
+def dropout_add(cnp.ndarray y, cnp.ndarray x, cnp.ndarray residual, bias, Fields mask):
+    if bias is None:
+        sweep(FD_ADD, dtype_of(y), y, (x, residual), mask)
+    else:
+        sweep(FD_BIAS_ADD, dtype_of(y), y, (x, residual, bias), mask)
+
+
+def relu_dropout(cnp.ndarray y, cnp.ndarray x, Fields mask):
+    sweep(FD_RELU, dtype_of(y), y, (x,), mask)
+
+
+def relu_dropout_backward(cnp.ndarray dx, cnp.ndarray dy, cnp.ndarray x, Fields mask):
+    sweep(FD_RELU_BACKWARD, dtype_of(dx), dx, (dy, x), mask)
 
 
 def keep_bits(cnp.ndarray out, Fields mask, int64_t n):
@@ -375,10 +399,12 @@ def dropout(x, p, rng, out):
     walk.dtype = FD_F32 if number == cnp.NPY_FLOAT else FD_F64 if number == cnp.NPY_DOUBLE else FD_F16
     walk.ndim = 1
     walk.y = cnp.PyArray_DATA(target)
-    walk.x = cnp.PyArray_DATA(source)
+    walk.op = FD_APPLY
+    walk.in_[0] = cnp.PyArray_DATA(source)
+    walk.in_[1] = walk.in_[2] = NULL
     walk.p = &drop
     walk.shape[0] = size
-    walk.y_step[0] = walk.x_step[0] = cnp.PyArray_ITEMSIZE(source)
+    walk.y_step[0] = walk.in_step[0][0] = cnp.PyArray_ITEMSIZE(source)
     walk.m_step[0] = 1
     walk.p_step[0] = 0
     if size < SERIAL:

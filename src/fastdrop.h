@@ -12,8 +12,21 @@
 extern "C" {
 #endif
 
-enum fd_dtype { FD_F32, FD_F64, FD_F16, FD_BF16, FD_BOOL, FD_DTYPES };  /* FD_BOOL writes the decisions; it reads no x */
-enum { FD_MAX_NDIM = 64 };
+enum fd_dtype { FD_F32, FD_F64, FD_F16, FD_BF16, FD_DTYPES };
+enum { FD_MAX_NDIM = 64, FD_INPUTS = 3 };
+
+/* What is done to each element: drop(a) is a * scale where the mask keeps and +0.0 where not. */
+enum fd_op {
+    FD_APPLY,          /* y = drop(x); its own backward, on dy                     in = x */
+    FD_ADD,            /* y = drop(x) + residual                                   in = x, residual */
+    FD_BIAS_ADD,       /* y = drop(x + bias) + residual                            in = x, residual, bias */
+    FD_RELU,           /* y = drop(max(x, 0))                                      in = x */
+    FD_RELU_BACKWARD,  /* dx = drop(x > 0 ? dy : 0), also from y instead of x      in = dy, x */
+    FD_GELU,           /* y = drop(gelu(x)), gelu(x) = x * (1 + erf(x / sqrt 2)) / 2  in = x */
+    FD_GELU_BACKWARD,  /* dx = drop(dy * gelu'(x))                                 in = dy, x */
+    FD_OPS,
+    FD_KEEP = FD_OPS   /* the decisions themselves, as bytes 0 and 1, whatever the dtype; no input */
+};
 
 /* What decides: a stream of the generator, or bits that a user packed himself (`stored`, little bit order). */
 typedef struct {
@@ -21,17 +34,18 @@ typedef struct {
     const uint8_t *stored;          /* NULL: the generator */
 } fd_source;
 
-/* y = x * scale where the mask keeps, +0.0 where not, over arrays of any strides.  Fill in the upper part, call fd_plan. */
+/* An op over arrays of any strides.  Fill in the upper part, call fd_plan. */
 typedef struct {
+    enum fd_op op;
     enum fd_dtype dtype;
     int ndim;
     fd_source mask;
     void *y;
-    const void *x;
+    const void *in[FD_INPUTS];          /* NULL: the op has no such input */
     const double *p;                    /* probability to drop: one number, or an array by p_step */
     int64_t shape[FD_MAX_NDIM];
     int64_t y_step[FD_MAX_NDIM];        /* bytes */
-    int64_t x_step[FD_MAX_NDIM];        /* bytes */
+    int64_t in_step[FD_INPUTS][FD_MAX_NDIM];
     int64_t m_step[FD_MAX_NDIM];        /* elements of the mask's stream; 0 along a shared axis */
     int64_t p_step[FD_MAX_NDIM];        /* elements of p; 0 where one p serves */
 

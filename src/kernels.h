@@ -11,6 +11,8 @@
 
 enum { FD_TILE = 4096 };  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
 
+typedef void (*fd_elementwise)(void *y, const void *const in[FD_INPUTS], const uint64_t *bits, size_t n, double scale, int bypass);
+
 typedef struct fd_kernels {
     const char *isa;
 
@@ -19,9 +21,12 @@ typedef struct fd_kernels {
     void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold,
                         const void *soon, size_t soon_bytes);
 
-    /* y[i] = bit i of bits ? x[i] * scale : +0.0, for n consecutive elements; y may be x. Reads one word more than n / 64.
-     * `bypass`: store past the cache. One function a dtype, by enum fd_dtype. */
-    void (*apply[FD_DTYPES])(void *y, const void *x, const uint64_t *bits, size_t n, double scale, int bypass);
+    /* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more
+     * than n / 64.  `bypass`: store past the cache. */
+    fd_elementwise op[FD_OPS][FD_DTYPES];
+
+    /* y[i] = bit i of bits */
+    void (*keep)(uint8_t *y, const uint64_t *bits, size_t n);
 } fd_kernels;
 
 extern const fd_kernels fd_kernels_scalar, fd_kernels_avx2, fd_kernels_avx512, fd_kernels_neon;

@@ -30,7 +30,11 @@ enum {
 
 };
 
-static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2, [FD_BOOL] = 1};
+static int64_t item_of(const fd_walk *k)
+{
+    static const int64_t item[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2};
+    return k->op == FD_KEEP ? 1 : item[k->dtype];
+}
 
 /* -- a window of the mask's bits ------------------------------------------------------------------------------------ */
 
@@ -83,7 +87,7 @@ static const uint64_t *bits_along(window *w, const fd_walk *k, uint64_t index, s
         if (k->ahead && blocks < FD_TILE / FD_BLOCK)
             blocks = left < FD_TILE / FD_BLOCK ? left : FD_TILE / FD_BLOCK;
         fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold,
-                                         x, x && k->far ? n * (size_t)ITEM[k->dtype] : 0);
+                                         x, x && k->far ? n * (size_t)item_of(k) : 0);
         w->first = block * FD_BLOCK;
         w->count = blocks * FD_BLOCK;
         w->threshold = threshold;
@@ -124,19 +128,33 @@ static void scatter(char *out, int64_t step, const char *in, size_t n, int64_t i
 #undef LOOP
 }
 
-static void apply_run(const fd_walk *k, char *y, const char *x, const uint64_t *bits, size_t n, double scale)
+typedef struct {
+    char *y;
+    const char *in[FD_INPUTS];
+    const double *p;
+    uint64_t m;
+} place;
+
+static void apply_run(const fd_walk *k, const place *s, const uint64_t *bits, size_t n, double scale)
 {
     const int last = k->ndim - 1;
-    const int64_t item = ITEM[k->dtype];
-    uint64_t packed[FD_TILE], result[FD_TILE];  /* of the widest dtype */
-    int y_packed = k->y_step[last] == item, x_packed = k->x_step[last] == item || !x;
-    if (!x_packed) {
-        gather((char *)packed, x, k->x_step[last], n, item);
-        x = (const char *)packed;
+    const int64_t item = item_of(k);
+    uint64_t packed[FD_INPUTS][FD_TILE], result[FD_TILE];  /* of the widest dtype */
+    const void *in[FD_INPUTS];
+    void *y = k->y_step[last] == item ? s->y : (char *)result;
+    for (int a = 0; a < FD_INPUTS; a++) {
+        in[a] = s->in[a];
+        if (in[a] && k->in_step[a][last] != item) {
+            gather((char *)packed[a], in[a], k->in_step[a][last], n, item);
+            in[a] = packed[a];
+        }
     }
-    fd_kernels_in_use->apply[k->dtype](y_packed ? y : (char *)result, x, bits, n, scale, k->bypass);
-    if (!y_packed)
-        scatter(y, k->y_step[last], (const char *)result, n, item);
+    if (k->op == FD_KEEP)
+        fd_kernels_in_use->keep(y, bits, n);
+    else
+        fd_kernels_in_use->op[k->op][k->dtype](y, in, bits, n, scale, k->bypass);
+    if (y != s->y)
+        scatter(s->y, k->y_step[last], y, n, item);
 }
 
 /* -- the plan -------------------------------------------------------------------------------------------------------- */
@@ -159,7 +177,8 @@ static void move_axis(fd_walk *k, int from, int to)
     } while (0)
     MOVE(shape);
     MOVE(y_step);
-    MOVE(x_step);
+    for (int i = 0; i < FD_INPUTS; i++)
+        MOVE(in_step[i]);
     MOVE(m_step);
     MOVE(p_step);
 #undef MOVE
@@ -168,13 +187,16 @@ static void move_axis(fd_walk *k, int from, int to)
 static int one_axis(const fd_walk *k, int a)  /* are axes a and a + 1 one longer axis, for every operand? */
 {
     int64_t n = k->shape[a + 1];
-    return k->y_step[a] == k->y_step[a + 1] * n && k->x_step[a] == k->x_step[a + 1] * n && k->p_step[a] == k->p_step[a + 1] * n
-        && (uint64_t)k->m_step[a] == (uint64_t)k->m_step[a + 1] * (uint64_t)n;
+    int one = k->y_step[a] == k->y_step[a + 1] * n && k->p_step[a] == k->p_step[a + 1] * n
+           && (uint64_t)k->m_step[a] == (uint64_t)k->m_step[a + 1] * (uint64_t)n;
+    for (int i = 0; i < FD_INPUTS; i++)
+        one &= !k->in[i] || k->in_step[i][a] == k->in_step[i][a + 1] * n;
+    return one;
 }
 
 void fd_plan(fd_walk *k)
 {
-    const int64_t item = ITEM[k->dtype];
+    const int64_t item = item_of(k);
     int ndim = 0;
     for (int a = 0; a < k->ndim; a++)  /* axes of one element say nothing */
         if (k->shape[a] != 1) {
@@ -183,7 +205,9 @@ void fd_plan(fd_walk *k)
         }
     if (ndim == 0) {  /* one element: any axis of length 1, consecutive in all */
         k->shape[0] = 1;
-        k->y_step[0] = k->x_step[0] = item;
+        k->y_step[0] = item;
+        for (int i = 0; i < FD_INPUTS; i++)
+            k->in_step[i][0] = item;
         k->m_step[0] = 1;
         k->p_step[0] = 0;
         ndim = 1;
@@ -206,7 +230,8 @@ void fd_plan(fd_walk *k)
         if (one_axis(k, ndim - 1)) {
             k->shape[ndim - 1] *= k->shape[ndim];
             k->y_step[ndim - 1] = k->y_step[ndim];
-            k->x_step[ndim - 1] = k->x_step[ndim];
+            for (int i = 0; i < FD_INPUTS; i++)
+                k->in_step[i][ndim - 1] = k->in_step[i][ndim];
             k->m_step[ndim - 1] = k->m_step[ndim];
             k->p_step[ndim - 1] = k->p_step[ndim];
         } else {
@@ -218,7 +243,7 @@ void fd_plan(fd_walk *k)
     /* Store past the cache when x and y together are larger than what a cache is likely to hold, and y is not x. */
     const int last = ndim - 1;
     k->far = size * item > NEAR_BYTES;
-    k->bypass = k->y != k->x && size * item >= BYPASS_BYTES && k->shape[last] * item >= BYPASS_RUN;
+    k->bypass = k->y != k->in[0] && k->y != k->in[1] && size * item >= BYPASS_BYTES && k->shape[last] * item >= BYPASS_RUN;
 
     k->crossed = 0;
     if (k->m_step[last] != 0 && k->m_step[last] != 1 && k->p_step[last] == 0)
@@ -255,24 +280,18 @@ void fd_plan(fd_walk *k)
 
 /* -- the run of a plan ------------------------------------------------------------------------------------------------ */
 
-typedef struct {
-    char *y;
-    const char *x;
-    const double *p;
-    uint64_t m;
-} place;
-
 static void step_place(place *s, const fd_walk *k, int axis, int64_t n)
 {
     s->y += n * k->y_step[axis];
-    s->x = s->x ? s->x + n * k->x_step[axis] : NULL;
+    for (int i = 0; i < FD_INPUTS; i++)
+        s->in[i] = s->in[i] ? s->in[i] + n * k->in_step[i][axis] : NULL;
     s->p += n * k->p_step[axis];
     s->m += (uint64_t)n * (uint64_t)k->m_step[axis];
 }
 
 static place place_of_row(const fd_walk *k, int axes, int64_t row, int64_t *at)  /* row, at: over the first `axes` axes */
 {
-    place s = {.y = k->y, .x = k->x, .p = k->p, .m = k->mask.offset};
+    place s = {.y = k->y, .in = {k->in[0], k->in[1], k->in[2]}, .p = k->p, .m = k->mask.offset};
     for (int a = axes - 1; a >= 0; a--) {
         at[a] = row % k->shape[a];
         row /= k->shape[a];
@@ -301,7 +320,7 @@ static void run_row(const fd_walk *k, window *w, place s, int64_t n)
     if (p_step != 0) {  /* a p for each element of the run: only where memory order turned the axes */
         for (int64_t i = 0; i < n; i++) {
             bits[0] = (uint64_t)bit_at(k, s.m, fd_threshold(*s.p));
-            apply_run(k, s.y, s.x, bits, 1, fd_scale(*s.p));
+            apply_run(k, &s, bits, 1, fd_scale(*s.p));
             step_place(&s, k, last, 1);
         }
         return;
@@ -309,16 +328,16 @@ static void run_row(const fd_walk *k, window *w, place s, int64_t n)
     const uint64_t threshold = fd_threshold(*s.p);
     const double scale = fd_scale(*s.p);
     if (m_step == 1) {
-        apply_run(k, s.y, s.x, bits_along(w, k, s.m, (size_t)n, threshold, k->x_step[last] == ITEM[k->dtype] ? s.x : NULL), (size_t)n, scale);
+        apply_run(k, &s, bits_along(w, k, s.m, (size_t)n, threshold, k->in_step[0][last] == item_of(k) ? s.in[0] : NULL), (size_t)n, scale);
     } else if (m_step == 0) {
         int kept = *bits_along(w, k, s.m, 1, threshold, NULL) & 1;
         memset(bits, kept ? 255 : 0, ((size_t)n / 64 + 1) * 8);
-        apply_run(k, s.y, s.x, bits, (size_t)n, scale);
+        apply_run(k, &s, bits, (size_t)n, scale);
     } else {
         memset(bits, 0, ((size_t)n / 64 + 1) * 8);
         for (int64_t i = 0; i < n; i++)
             bits[i / 64] |= (uint64_t)bit_at(k, s.m + (uint64_t)(i * m_step), threshold) << (i % 64);
-        apply_run(k, s.y, s.x, bits, (size_t)n, scale);
+        apply_run(k, &s, bits, (size_t)n, scale);
     }
 }
 
@@ -354,7 +373,7 @@ static void run_square(const fd_walk *k, window *w, place s, int64_t i0, int64_t
     for (int64_t j = 0; j < columns; j++) {
         if (j % 64 == 0)
             turn(square[j / 64]);
-        apply_run(k, s.y, s.x, &square[j / 64][j % 64], (size_t)rows, scale);
+        apply_run(k, &s, &square[j / 64][j % 64], (size_t)rows, scale);
         step_place(&s, k, across, 1);
     }
 }

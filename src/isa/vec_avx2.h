@@ -64,6 +64,8 @@ static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 static inline void vf_stream(float *p, vf a) { _mm256_stream_ps(p, a); }
 static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static inline vf vf_sum(vf a, vf b) { return _mm256_add_ps(a, b); }
+static inline vf vf_where_positive(vf a, vf b) { return _mm256_and_ps(a, _mm256_cmp_ps(b, _mm256_setzero_ps(), _CMP_NLE_UQ)); }
 static inline vf vf_keep(vf a, uint64_t bits)
 {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -76,6 +78,8 @@ static inline vd vd_load(const double *p) { return _mm256_loadu_pd(p); }
 static inline void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a); }
 static inline void vd_stream(double *p, vd a) { _mm256_stream_pd(p, a); }
 static inline vd vd_mul(vd a, vd b) { return _mm256_mul_pd(a, b); }
+static inline vd vd_sum(vd a, vd b) { return _mm256_add_pd(a, b); }
+static inline vd vd_where_positive(vd a, vd b) { return _mm256_and_pd(a, _mm256_cmp_pd(b, _mm256_setzero_pd(), _CMP_NLE_UQ)); }
 static inline vd vd_keep(vd a, uint64_t bits)
 {
     const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);

@@ -63,6 +63,11 @@ static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 static inline void vf_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
 static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_sum(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_where_positive(vf a, vf b)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(b, _mm512_setzero_ps(), _CMP_NLE_UQ), a);
+}
 static inline vf vf_keep(vf a, uint64_t bits) { return _mm512_maskz_mov_ps((__mmask16)bits, a); }
 
 static inline vd vd_set(double a) { return _mm512_set1_pd(a); }
@@ -70,6 +75,11 @@ static inline vd vd_load(const double *p) { return _mm512_loadu_pd(p); }
 static inline void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
 static inline void vd_stream(double *p, vd a) { _mm512_stream_pd(p, a); }
 static inline vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+static inline vd vd_sum(vd a, vd b) { return _mm512_add_pd(a, b); }
+static inline vd vd_where_positive(vd a, vd b)
+{
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(b, _mm512_setzero_pd(), _CMP_NLE_UQ), a);
+}
 static inline vd vd_keep(vd a, uint64_t bits) { return _mm512_maskz_mov_pd((__mmask8)bits, a); }
 
 static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

@@ -44,6 +44,11 @@ static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 static inline void vf_stream(float *p, vf a) { vst1q_f32(p, a); }
 static inline vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+static inline vf vf_sum(vf a, vf b) { return vaddq_f32(a, b); }
+static inline vf vf_where_positive(vf a, vf b)
+{
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vclezq_f32(b)));
+}
 static inline vf vf_keep(vf a, uint64_t bits)
 {
     const uint32x4_t bit = {1, 2, 4, 8};
@@ -56,6 +61,11 @@ static inline vd vd_load(const double *p) { return vld1q_f64(p); }
 static inline void vd_store(double *p, vd a) { vst1q_f64(p, a); }
 static inline void vd_stream(double *p, vd a) { vst1q_f64(p, a); }
 static inline vd vd_mul(vd a, vd b) { return vmulq_f64(a, b); }
+static inline vd vd_sum(vd a, vd b) { return vaddq_f64(a, b); }
+static inline vd vd_where_positive(vd a, vd b)
+{
+    return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a), vclezq_f64(b)));
+}
 static inline vd vd_keep(vd a, uint64_t bits)
 {
     const uint64x2_t bit = {1, 2};

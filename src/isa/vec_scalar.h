@@ -55,10 +55,17 @@ static inline vf vf_load(const float *p) { return (vf){{p[0], p[1], p[2], p[3]}}
 static inline void vf_store(float *p, vf a) { memcpy(p, a.v, sizeof a.v); }
 static inline void vf_stream(float *p, vf a) { vf_store(p, a); }
 static inline vf vf_mul(vf a, vf b) { return (vf){{a.v[0] * b.v[0], a.v[1] * b.v[1], a.v[2] * b.v[2], a.v[3] * b.v[3]}}; }
-static inline vf vf_keep(vf a, uint64_t bits)
+static inline vf vf_sum(vf a, vf b) { return (vf){{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3]}}; }
+static inline vf vf_where_positive(vf a, vf b)
 {
     for (int i = 0; i < 4; i++)
-        a.v[i] = bits >> i & 1 ? a.v[i] : 0.0f;
+        a.v[i] = b.v[i] <= 0.0f ? 0.0f : a.v[i];
+    return a;
+}
+static inline vf vf_keep(vf a, uint64_t bits)
+{
+    for (int i = 0; i < 4; i++)  /* by bit masks: a branch would be mispredicted every other time */
+        a.v[i] = bits_float(float_bits(a.v[i]) & (uint32_t)-(int32_t)(bits >> i & 1));
     return a;
 }
 
@@ -67,10 +74,21 @@ static inline vd vd_load(const double *p) { return (vd){{p[0], p[1], p[2], p[3]}
 static inline void vd_store(double *p, vd a) { memcpy(p, a.v, sizeof a.v); }
 static inline void vd_stream(double *p, vd a) { vd_store(p, a); }
 static inline vd vd_mul(vd a, vd b) { return (vd){{a.v[0] * b.v[0], a.v[1] * b.v[1], a.v[2] * b.v[2], a.v[3] * b.v[3]}}; }
-static inline vd vd_keep(vd a, uint64_t bits)
+static inline vd vd_sum(vd a, vd b) { return (vd){{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3]}}; }
+static inline vd vd_where_positive(vd a, vd b)
 {
     for (int i = 0; i < 4; i++)
-        a.v[i] = bits >> i & 1 ? a.v[i] : 0.0;
+        a.v[i] = b.v[i] <= 0.0 ? 0.0 : a.v[i];
+    return a;
+}
+static inline vd vd_keep(vd a, uint64_t bits)
+{
+    for (int i = 0; i < 4; i++) {
+        uint64_t u;
+        memcpy(&u, &a.v[i], 8);
+        u &= (uint64_t)-(int64_t)(bits >> i & 1);
+        memcpy(&a.v[i], &u, 8);
+    }
     return a;
 }
 
