@@ -28,6 +28,7 @@ from .. import config
 from ..mask import scale_of
 from . import numba_rule as rule
 from . import reference
+from .axes import join
 
 NAME = "numba"
 TILE = 4096
@@ -325,16 +326,7 @@ def _steps(array):
 
 
 def _walk(shape, *steps, dtype=np.int64):
-    """``shape`` with as few axes as serve all ``steps``: 1s dropped, neighbours joined where each step allows it."""
-    axes = []
-    for n, *at in zip(shape, *steps, strict=True):
-        if n == 1:
-            continue
-        if axes and all(outer == inner * n for outer, inner in zip(axes[-1][1:], at, strict=True)):
-            axes[-1] = [axes[-1][0] * n, *at]
-        else:
-            axes.append([n, *at])
-    shape, *steps = zip(*axes, strict=True) if axes else [(1,)] * (1 + len(steps))
+    shape, *steps = join(shape, *steps)
     return np.array(shape, np.int64), [np.array(at, dtype) for at in steps]
 
 

@@ -1,0 +1,383 @@
+"""Every CUDA kernel, run by Numba's simulator, against the reference backend: in a process of its own.
+
+The simulator must be chosen before numba is first imported, so `test_in_its_own_process` runs this file again with
+NUMBA_ENABLE_CUDASIM=1; there, and only there, the other tests run.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+ANSWERS = json.loads((Path(__file__).parent / "data" / "stream-v1.json").read_text())
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+if SIMULATED:
+    from numba import cuda as device
+
+    from fastdrop import cuda
+    from fastdrop import numba as rule
+    from fastdrop.backends import reference
+else:
+
+    def test_in_its_own_process():
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+        environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+if SIMULATED:
+
+    def dtype_of(name):
+        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+    def put(array):
+        return device.to_device(np.array(array))
+
+    def got(array):
+        return array.copy_to_host()
+
+    def same_bits(a, b):
+        a, b = (np.where(x != x, x.dtype.type("nan"), x).view(f"u{x.itemsize}") for x in (a, b))
+        np.testing.assert_array_equal(a, b)
+
+    def random(shape, name="float32", seed=0):
+        x = np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype_of(name))
+        x.reshape(-1)[::37] = np.inf
+        return x
+
+    @pytest.fixture(autouse=True)
+    def _numpy_s_scalars():
+        """The plain rule must not even warn of overflow; what overflows in the floats is part of the test data."""
+        with warnings.catch_warnings(), np.errstate(all="ignore", over="warn"):
+            warnings.simplefilter("error")
+            yield
+
+    # -- masks and dropout: to the bit ---------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("case", ANSWERS["masks"], ids=lambda c: f"p{c['p']}-n{c['n']}-at{c['offset']}")
+    def test_packed_bits_are_the_answers(case):
+        mask = fd.Mask._make(case["seed"], case["stream"], (case["n"],), float(case["p"]), offset=case["offset"])
+        packed = got(cuda.bits(mask, like=put(np.zeros(1, np.float32))))
+        assert packed.tobytes().hex() == case["bits"]
+
+    @pytest.mark.parametrize("name", DTYPES)
+    @pytest.mark.parametrize("n", [1, 255, 256, 1000])
+    @pytest.mark.parametrize("p", [0.5, 0.1])
+    def test_dropout_is_the_reference(name, n, p):
+        x = random(n, name)
+        mask = fd.mask(n, p, rng=n)
+        y, used = cuda.dropout(put(x), mask=mask)
+        want = np.empty_like(x)
+        reference.apply(want, x, mask)
+        assert used == mask
+        same_bits(got(y), want)
+        same_bits(got(cuda.dropout_backward(put(x), mask)), want)
+        in_place = put(x)
+        assert cuda.apply(mask, in_place, in_place) is in_place
+        same_bits(got(in_place), want)
+
+    @pytest.mark.parametrize("name", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("offset", [3, 4, 8, 250, 2**36 - 100])
+    def test_parts_of_a_mask_are_the_reference(name, offset):
+        mask = fd.Mask._make(5, 6, (700,), 0.3, offset=offset)
+        x = random(700, name)
+        want = np.empty_like(x)
+        reference.apply(want, x, mask)
+        same_bits(got(cuda.apply(mask, put(x))), want)
+
+    @pytest.mark.parametrize(
+        ("mask_shape", "key", "x_shape", "p"),
+        [
+            ((4, 3, 1, 1), (), (4, 3, 2, 5), 0.4),
+            ((1, 3, 1, 5), (), (4, 3, 2, 5), 0.4),
+            ((5,), (), (4, 3, 2, 5), 0.4),
+            ((6, 40), (slice(2, 5), slice(3, 33)), (3, 30), 0.4),
+            ((6, 5, 7), (slice(None), 2), (6, 7), 0.4),
+            ((3, 40), (), (3, 40), [0.1, 0.5, 0.9]),
+            ((3, 1, 4), (), (2, 3, 5, 4), [0.0, 0.5, 1.0]),
+            ((), (), (7,), 0.5),
+            ((9,), (), (9,), 0.0),
+            ((9,), (), (9,), 1.0),
+        ],
+    )
+    def test_broadcast_masks_slices_and_array_p(mask_shape, key, x_shape, p):
+        mask = fd.mask(mask_shape, p, rng=3)[key]
+        x = random(x_shape)
+        want = np.empty_like(x)
+        reference.apply(want, x, mask)
+        same_bits(got(cuda.apply(mask, put(x))), want)
+
+    def test_any_strides():
+        base = random((6, 10, 8))
+        for x in (base.T, base[::2, ::-1], base[:, 3, ::-1], np.broadcast_to(base[0, 0], (4, 8))):
+            mask = fd.mask(x.shape, 0.3, rng=9)
+            want = np.empty(x.shape, x.dtype)
+            reference.apply(want, np.ascontiguousarray(x), mask)
+            y = np.zeros((*x.shape, 2), np.float32)[..., 1]
+            cuda.apply(mask, type(put(base))(x), type(put(base))(y))
+            same_bits(y, want)
+
+    def test_sliced_bits():
+        mask = fd.mask((6, 40), 0.4, rng=3)[2:5, 3:33]
+        packed = got(cuda.bits(mask, like=put(np.zeros(1, np.float32))))
+        keep = np.empty(mask.shape, np.bool_)
+        reference.keep(keep, mask)
+        np.testing.assert_array_equal(packed, np.packbits(keep, axis=None, bitorder="little"))
+
+    def test_mask_shape_and_training():
+        x = random((4, 6))
+        y, mask = cuda.dropout(put(x), 0.5, rng=1, mask_shape=(4, None))
+        assert mask.shape == (4, 1)
+        same_bits(got(y), fd.dropout(x, mask=mask)[0])
+        given = put(x)
+        assert cuda.dropout(given, 0.5, training=False)[0] is given
+
+    # -- fused ---------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("name", DTYPES)
+    @pytest.mark.parametrize("shape", [(3, 200), (5, 64), (40, 13), (700,)])
+    def test_dropout_add_rounds_three_times(name, shape):
+        with_bias = len(shape) > 1
+        x, r = random(shape, name), random(shape, name, 1)
+        bias = random(shape[-1:], name, 2) if with_bias else None
+        wide = np.float64 if name == "float64" else np.float32
+        y, mask = cuda.dropout_add(put(x), put(r), 0.3, bias=put(bias) if with_bias else None, rng=4)
+        with np.errstate(all="ignore"):
+            value = x.astype(wide) + bias.astype(wide) if with_bias else x.astype(wide)
+            kept = np.where(mask.keep(), value * wide(mask.scale), wide(0))
+            want = (kept + r.astype(wide)).astype(x.dtype)
+        same_bits(got(y), want)
+
+    @pytest.mark.parametrize("name", DTYPES)
+    def test_bias_gradient(name):
+        dy = np.random.default_rng(0).standard_normal((300, 9)).astype(dtype_of(name))
+        mask = fd.mask((300, 9), 0.3, rng=4)
+        dx, db = cuda.dropout_add_backward(put(dy), mask, bias=True)
+        masked = mask.apply(dy)
+        same_bits(got(dx), masked)
+        want = masked.astype(np.float64).sum(0)
+        rounding = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1}[name]
+        np.testing.assert_allclose(got(db).astype(np.float64), want, atol=rounding)
+
+    @pytest.mark.parametrize("name", DTYPES)
+    @pytest.mark.parametrize(("n", "p"), [(256, 0.3), (101, 0.3), (64, [0.1, 0.3, 0.5])])
+    def test_multi_sample_mean(name, n, p):
+        x = np.random.default_rng(0).standard_normal(n).astype(dtype_of(name))
+        y, mask = cuda.multi_sample_mean(put(x), p, 3, rng=2)
+        assert mask.shape == (3, n)
+        want = np.asarray(mask.apply(np.broadcast_to(x.astype(np.float64), (3, n)))).mean(0)
+        rounding = {"float64": 1e-15, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[name]
+        np.testing.assert_allclose(got(y).astype(np.float64), want, rtol=rounding, atol=rounding)
+        np.testing.assert_array_equal(got(cuda.multi_sample_mean_backward(put(x), mask)), got(y))
+
+    def softmax(scores, allowed=None):
+        scores = scores.astype(np.float64)
+        if allowed is not None:
+            scores = np.where(allowed, scores, -np.inf)
+        top = scores.max(-1, keepdims=True)
+        e = np.exp(scores - np.where(np.isfinite(top), top, 0))
+        whole = e.sum(-1, keepdims=True)
+        return np.divide(e, whole, out=np.zeros_like(e), where=whole > 0)
+
+    @pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_softmax_dropout_and_its_gradient(name, masked):
+        shape = (2, 3, 37)
+        rng = np.random.default_rng(0)
+        scores = rng.standard_normal(shape).astype(dtype_of(name))
+        allowed = None
+        if masked:
+            allowed = rng.random((2, 1, 37)) < 0.7
+            allowed[1] = False
+        y, probs, mask = cuda.softmax_dropout(put(scores), 0.3, attention_mask=put(allowed) if masked else None, rng=5)
+        want = softmax(scores, allowed)
+        keep = np.asarray(mask)
+        rounding = {"float64": 1e-14, "float32": 1e-6, "bfloat16": 1e-2}[name]
+        np.testing.assert_allclose(got(probs).astype(np.float64), want, rtol=rounding)
+        np.testing.assert_allclose(got(y).astype(np.float64), want * keep, rtol=rounding)
+        dy = rng.standard_normal(shape).astype(dtype_of(name))
+        saved = got(probs).astype(np.float64)
+        g = dy.astype(np.float64) * keep
+        want = saved * (g - (g * saved).sum(-1, keepdims=True))
+        ds = got(cuda.softmax_dropout_backward(put(dy), probs, mask)).astype(np.float64)
+        np.testing.assert_allclose(ds, want, rtol=rounding * 10, atol=rounding)
+
+    # -- losses --------------------------------------------------------------------------------------------------------
+
+    def log_softmax(a):
+        a = a.astype(np.float64)
+        top = a.max(-1, keepdims=True)
+        return a - top - np.log(np.exp(a - top).sum(-1, keepdims=True))
+
+    def r_drop(a, b, labels, alpha, pad=None, smoothing=0.0, temperature=1.0, ignore=-100):
+        """The loss of each row in float64, with central differences for its gradients."""
+        rows, columns = a.shape
+        skip = np.zeros(rows, bool) if pad is None else pad
+        if labels is not None:
+            skip = skip | (labels == ignore)
+
+        def each(a, b):
+            la, lb = log_softmax(a / temperature), log_softmax(b / temperature)
+            with np.errstate(invalid="ignore"):
+                terms = np.nan_to_num((np.exp(la) - np.exp(lb)) * (la - lb), nan=0.0, posinf=np.inf)
+            kl = terms.sum(-1) / 2
+            ce = np.zeros(rows)
+            if labels is not None:
+                target = np.full((rows, columns), smoothing / columns)
+                target[np.arange(rows), np.where(skip, 0, labels)] += 1 - smoothing
+                ce = -(target * (log_softmax(a) + log_softmax(b))).sum(-1) / 2
+            return np.where(skip, 0, ce), np.where(skip, 0, kl)
+
+        ce, kl = each(a, b)
+        grads = []
+        for which in (0, 1):
+            grad = np.empty((rows, columns))
+            for c in range(columns):
+                sides = []
+                for h in (1e-5, -1e-5):
+                    pair = [a.astype(np.float64), b.astype(np.float64)]
+                    pair[which][:, c] += h
+                    one, two = each(*pair)
+                    sides.append(one + alpha * two)
+                grad[:, c] = (sides[0] - sides[1]) / 2e-5
+            grads.append(grad)
+        return ce, kl, skip, grads
+
+    @pytest.mark.parametrize("name", ["float32", "float64"])
+    @pytest.mark.parametrize("reduction", ["none", "sum", "mean", "batchmean"])
+    @pytest.mark.parametrize("temperature", [1.0, 2.0])
+    def test_r_drop_against_float64_and_central_differences(name, reduction, temperature):
+        rng = np.random.default_rng(1)
+        a, b = rng.standard_normal((2, 6, 5)).astype(name)
+        labels = np.array([0, 4, 2, -100, 1, 3])
+        pad = np.array([False, True, False, False, False, False])
+        result = cuda.r_drop(
+            put(a), put(b), put(labels), alpha=0.7, pad_mask=put(pad), reduction=reduction, label_smoothing=0.1,
+            temperature=temperature,
+        )  # fmt: skip
+        ce, kl, skip, grads = r_drop(a, b, labels, 0.7, pad, 0.1, temperature)
+        factor = {"mean": 1 / (~skip).sum(), "batchmean": 1 / 6}.get(reduction, 1.0)
+        if reduction != "none":
+            ce, kl = ce.sum() * factor, kl.sum() * factor
+        rtol = 2e-6 if name == "float32" else 1e-12
+        np.testing.assert_allclose(got(result.ce), ce, rtol=rtol)
+        np.testing.assert_allclose(got(result.kl), kl, rtol=rtol)
+        np.testing.assert_allclose(got(result.loss), ce + 0.7 * kl, rtol=rtol)
+        for grad, want in zip((result.da, result.db), grads, strict=True):
+            np.testing.assert_allclose(got(grad), want * factor, atol=1e-6)
+
+    @pytest.mark.parametrize("gap", [1.0, 1e-3])
+    def test_symmetric_kl_of_near_equal_logits_keeps_its_digits(gap):
+        rng = np.random.default_rng(1)
+        a = rng.standard_normal((3, 300)).astype(np.float32)
+        b = (a + gap * rng.standard_normal((3, 300))).astype(np.float32)
+        la, lb = log_softmax(a), log_softmax(b)
+        want = ((np.exp(la) - np.exp(lb)) * (la - lb)).sum(-1) / 2
+        loss, _, _ = cuda.symmetric_kl(put(a), put(b), reduction="none")
+        np.testing.assert_allclose(got(loss), want, rtol=2e-6)
+
+    def test_hard_logits_give_no_nan():
+        a = np.array([[1e4, -1e4, 0], [-np.inf, 1, 2], [5, 5, 5]], np.float32)
+        b = np.array([[9e3, -1e4, 0], [-np.inf, 2, 1], [5, 5, 5]], np.float32)
+        loss, da, db = cuda.symmetric_kl(put(a), put(b), reduction="none")
+        assert np.isfinite(got(loss)).all()
+        assert np.isfinite(got(da)).all()
+        assert np.isfinite(got(db)).all()
+        assert got(da)[1, 0] == got(db)[1, 0] == got(loss)[2] == 0
+        one = np.ones((2, 1), np.float32)
+        loss, da, _ = cuda.symmetric_kl(put(one), put(one * 3))
+        assert got(loss) == 0
+        assert (got(da) == 0).all()
+
+    def test_rows_all_ignored_and_a_label_that_is_no_class():
+        a = random((2, 4)) * 0 + 1
+        a[~np.isfinite(a)] = 1
+        none = cuda.r_drop(put(a), put(a), put(np.array([-100, -100])), alpha=1.0)
+        assert got(none.loss) == 0
+        assert (got(none.da) == 0).all()
+        wrong = cuda.r_drop(put(a), put(a), put(np.array([0, 7])), alpha=1.0, reduction="none")
+        np.testing.assert_array_equal(np.isnan(got(wrong.loss)), [False, True])
+
+    # -- users' own kernels --------------------------------------------------------------------------------------------
+
+    def test_rule_in_a_user_s_kernel():
+        @device.jit
+        def kernel(out, seed, stream, threshold):
+            i = device.grid(1)
+            if i < out.shape[0]:
+                out[i] = rule.keep(seed, stream, i, threshold)
+
+        out = put(np.zeros(300, np.uint8))
+        mask = fd.mask(300, 0.1, rng=fd.Rng(42, 7))
+        kernel[3, 128](out, np.uint64(42), np.uint64(7), rule.threshold(0.1))
+        np.testing.assert_array_equal(got(out), mask.keep())
+
+    # -- bad input -----------------------------------------------------------------------------------------------------
+
+    def test_bad_input_is_named():
+        mask = fd.mask(8, 0.5, rng=0)
+        x = put(np.ones(8, np.float32))
+        with pytest.raises(TypeError, match="x must be a device array, got a ndarray in host memory"):
+            cuda.apply(mask, np.ones(8, np.float32))
+        with pytest.raises(TypeError, match="out must be a device array"):
+            cuda.apply(mask, x, np.ones(8, np.float32))
+        with pytest.raises(TypeError, match=r"x must be float32.* got dtype int32"):
+            cuda.apply(mask, put(np.ones(8, np.int32)))
+        with pytest.raises(TypeError, match="out must be float32, got dtype float64"):
+            cuda.apply(mask, x, put(np.ones(8)))
+        with pytest.raises(ValueError, match=r"out must have shape \(8,\), got \(7,\)"):
+            cuda.apply(mask, x, put(np.ones(7, np.float32)))
+        with pytest.raises(ValueError, match=r"mask's shape \(8,\) must broadcast"):
+            cuda.apply(mask, put(np.ones(9, np.float32)))
+        memory = np.zeros(12, np.float32)
+        fake = type(x)
+        with pytest.raises(ValueError, match="out must be an input itself or not overlap"):
+            cuda.apply(mask, fake(memory[:8]), fake(memory[2:10]))
+        odd = np.zeros(40, np.uint8)[1:33].view(np.float32)
+        with pytest.raises(ValueError, match="aligned to its 4-byte elements"):
+            cuda.apply(mask, fake(odd))
+        frozen = np.ones(8, np.float32)
+        frozen.flags.writeable = False
+        with pytest.raises(ValueError, match="writable"):
+            cuda.apply(mask, x, fake(frozen))
+        with pytest.raises(TypeError, match="from_keep"):
+            cuda.apply(fd.Mask.from_keep(np.ones(8, bool), 0.5), x)
+        with pytest.raises(ValueError, match="residual must have shape"):
+            cuda.dropout_add(x, put(np.ones(7, np.float32)), 0.5)
+        with pytest.raises(ValueError, match=r"alpha must be at least 0, got -1"):
+            cuda.r_drop(x, x, x, alpha=-1)
+        with pytest.raises(ValueError, match="reduction must be one of"):
+            cuda.symmetric_kl(x, x, reduction="average")
+        with pytest.raises(ValueError, match="samples must be at least 1"):
+            cuda.multi_sample_mean(x, 0.5, 0)
+        with pytest.raises(TypeError, match="stream must be a CUDA stream"):
+            cuda.apply(mask, x, stream="fast")
+
+    def test_wrong_device_is_named(monkeypatch):
+        x, residual = put(np.ones(8, np.float32)), put(np.ones(8, np.float32))
+        describe = cuda._Simulated.describe
+
+        def elsewhere(self, x, name, stream):
+            array = describe(self, x, name, stream)
+            array.device = int(name == "residual")
+            return array
+
+        monkeypatch.setattr(cuda._Simulated, "describe", elsewhere)
+        with pytest.raises(ValueError, match="residual must lie on device 0, got device 1"):
+            cuda.dropout_add(x, residual, 0.5)
+
+    def test_empty_arrays():
+        x = put(np.empty((0, 3), np.float32))
+        assert got(cuda.dropout(x, 0.5, rng=0)[0]).shape == (0, 3)
