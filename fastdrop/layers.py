@@ -15,7 +15,7 @@ from .functional import dropout, dropout_backward
 from .mask import check_p
 from .rng import as_rng
 
-REMEMBERED = 1 << 16  # masks; some 15 MB
+REMEMBERED = 1 << 16  # masks; some 12 MB
 
 
 class Dropout:

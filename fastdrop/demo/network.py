@@ -43,7 +43,7 @@ class NumpyDropout:
     """Dropout as from-scratch code writes it.
 
     The Generator's binomial, since it is a little faster than ``np.random.binomial``. The mask comes out as float64;
-    without the `astype`, PCT of its cost, all that follows in the network would be float64 too.
+    without the `astype`, a twentieth of its cost, all that follows in the network would be float64 too.
     """
 
     def __init__(self, p, seed):
