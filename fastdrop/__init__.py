@@ -9,6 +9,7 @@ from ._version import __version__
 from .backends import get_backend, use_backend
 from .config import get_num_threads, release_buffers, set_buffer_limit, set_num_threads, show_config, threads
 from .functional import dropout, dropout_backward
+from .fused import dropout_add, dropout_add_backward, relu_dropout, relu_dropout_backward
 from .mask import Mask, mask
 from .rng import Rng
 
@@ -17,11 +18,15 @@ __all__ = [
     "Rng",
     "__version__",
     "dropout",
+    "dropout_add",
+    "dropout_add_backward",
     "dropout_backward",
     "get_backend",
     "get_num_threads",
     "mask",
     "release_buffers",
+    "relu_dropout",
+    "relu_dropout_backward",
     "set_buffer_limit",
     "set_num_threads",
     "show_config",

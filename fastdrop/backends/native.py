@@ -6,14 +6,11 @@ from . import reference
 NAME = "native"
 
 short_way = _core.dropout
-
-
-def apply(y, x, mask):
-    _core.apply(y, x, mask)
-
-
-def keep(out, mask):
-    _core.keep(out, mask)
+apply = _core.apply
+keep = _core.keep
+dropout_add = _core.dropout_add
+relu_dropout = _core.relu_dropout
+relu_dropout_backward = _core.relu_dropout_backward
 
 
 def keep_bits(out, mask):

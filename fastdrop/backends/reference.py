@@ -161,16 +161,19 @@ def pack_bits(out, mask):
 # -- dropout -----------------------------------------------------------------------------------------------------------
 
 
-def select(keep, x, scale):
-    """kept: x * scale, dropped: +0.0; in x's dtype, by one float32 multiply (float64: one float64 multiply).
+def widen(x):
+    """The precision that x is worked on in: float32 for the 16-bit dtypes."""
+    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
 
-    ``scale`` is a double or an array of them. float16 and bfloat16 are rounded to nearest even once, at the end.
-    """
-    with np.errstate(all="ignore"):  # dropped NaN and Inf, p = 1, and overflow to Inf are all in the rule
-        scale = np.asarray(scale, np.float64)
-        wide = x.dtype if x.dtype.itemsize > 2 else np.dtype(np.float32)
-        y = np.where(keep, x.astype(wide) * scale.astype(wide), wide.type(0))
-        return bfloat16(y, x.dtype) if x.dtype.name == "bfloat16" else y.astype(x.dtype)
+
+def narrow(y, dtype):
+    """Round once, to nearest even, to the dtype of the result."""
+    return bfloat16(y, dtype) if dtype.name == "bfloat16" else y.astype(dtype)
+
+
+def select(keep, x, scale):
+    """kept: x * scale, dropped: +0.0, for x as `widen` gives it; ``scale`` is a double or an array of them."""
+    return np.where(keep, x * np.asarray(scale, np.float64).astype(x.dtype), x.dtype.type(0))
 
 
 def bfloat16(a, dtype):
@@ -182,11 +185,37 @@ def bfloat16(a, dtype):
     return (np.where(np.isnan(a), quiet, rounded) >> np.uint32(16)).astype(np.uint16).view(dtype)
 
 
+def _elementwise(op, y, inputs, mask):
+    """y = op(drop, *inputs), chunk by chunk, where drop(a) is `select` on the mask; ``y`` may be one of the inputs."""
+    for piece in _pieces(y.shape):
+        part = _part(mask, y.shape, piece)
+        keep, scale = _keep(part, y[piece].shape), scale_of(part.wide_p())
+        with np.errstate(all="ignore"):  # dropped NaN and Inf, p = 1, and overflow to Inf are all in the rule
+            result = op(lambda a: select(keep, a, scale), *(widen(x[piece]) for x in inputs))  # noqa: B023 (used at once)
+            y[piece] = narrow(result, y.dtype)
+
+
 def apply(y, x, mask):
-    """y = select(mask, x): the forward pass, and on dy the backward pass. ``y`` may be ``x``."""
-    for piece in _pieces(x.shape):
-        part = _part(mask, x.shape, piece)
-        y[piece] = select(_keep(part, x[piece].shape), x[piece], scale_of(part.wide_p()))
+    """y = drop(x): the forward pass, and on dy the backward pass."""
+    _elementwise(lambda drop, x: drop(x), y, (x,), mask)
+
+
+def dropout_add(y, x, residual, bias, mask):
+    """y = drop(x + bias) + residual."""
+    if bias is None:
+        _elementwise(lambda drop, x, r: drop(x) + r, y, (x, residual), mask)
+    else:
+        _elementwise(lambda drop, x, r, b: drop(x + b) + r, y, (x, residual, bias), mask)
+
+
+def relu_dropout(y, x, mask):
+    """y = drop(max(x, 0)), where max(-0.0, 0) is +0.0 and a NaN stays one."""
+    _elementwise(lambda drop, x: drop(np.where(x <= 0, x.dtype.type(0), x)), y, (x,), mask)
+
+
+def relu_dropout_backward(dx, dy, x, mask):
+    """dx = drop(x > 0 ? dy : 0); a NaN in x lets dy through."""
+    _elementwise(lambda drop, dy, x: drop(np.where(x <= 0, dy.dtype.type(0), dy)), dx, (dy, x), mask)
 
 
 def apply_sum(dx, dy, mask, apply=apply):
