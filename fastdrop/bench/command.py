@@ -1,7 +1,7 @@
 """``fastdrop bench``: run a selection, print the table of targets, draw the picture.
 
-Two to three minutes on two cores for everything, less with ``--quick`` or ``--only``.  What is measured and judged stands in
-`cases`, `rivals` and `targets`; here is only the order of things.
+Two to three minutes on two cores for everything, less with ``--quick`` or ``--only``.  What is measured and judged
+stands in `cases`, `rivals` and `targets`; here is only the order of things.
 """
 
 import json

@@ -7,7 +7,7 @@ from dataclasses import replace
 from .worker import Job
 
 COLOURS = ["#1f77b4", "#17becf", "#2ca02c", "#ee4c2c", "#9467bd", "#8c564b", "#e3a008", "#bcbd22"]  # rivals, in order
-LABEL_GAP = 0.115  # decades
+LABEL_GAP = 0.028  # of a panel's height
 
 
 def figure(value, unit):
@@ -133,6 +133,20 @@ def spaced(heights, gap):
     return placed
 
 
+def label(panel, ends, colours):
+    """Write each line's name to the right of its end."""
+    low, high = panel.get_xlim()
+    panel.set_xticks([10**k for k in range(2, 12) if low < 10**k < high])
+    panel.tick_params(which="minor", bottom=False)
+    panel.set_xlim(low, high * (high / low) ** 0.42)
+    bottom, top = panel.get_ylim()
+    heights = spaced([math.log10(y) for _, y in ends.values()], LABEL_GAP * math.log10(top / bottom))
+    for (name, end), height in zip(ends.items(), heights, strict=True):
+        thread = {"arrowstyle": "-", "color": colours[name], "alpha": 0.35, "lw": 0.8}
+        at = high * 1.15, 10**height
+        panel.annotate(name, end, at, va="center", fontsize=9.5, color=colours[name], arrowprops=thread)
+
+
 def picture(curves, rows, counts, machine, path):
     """Draw time an element against size, a panel for each thread count.
 
@@ -157,6 +171,7 @@ def picture(curves, rows, counts, machine, path):
             style[name] = {"color": "#c2185b", "lw": 2.8, "ls": "-" if "out=" in name else "--", "zorder": 4}
         else:
             style[name] = {"color": next(colours), "lw": 1.6}
+    ends = []
     for panel, threads in zip(axes, counts.values(), strict=True):
         points = {name: [] for name in style}
         for name, jobs in curves.items():
@@ -172,16 +187,9 @@ def picture(curves, rows, counts, machine, path):
         panel.set(xscale="log", yscale="log", xlabel="elements (float32, p = 0.1)")
         panel.set_title("one thread" if threads == 1 else f"{threads} threads", fontsize=12)
         panel.grid(True, which="major", alpha=0.35)
-        low, high = panel.get_xlim()
-        panel.set_xticks([10**k for k in range(2, 12) if low < 10**k < high])
-        panel.tick_params(which="minor", bottom=False)
-        panel.set_xlim(low, high * (high / low) ** 0.42)  # room for the labels
-        heights = spaced([math.log10(line[-1][1]) for line in points.values()], LABEL_GAP)
-        for (name, line), height in zip(points.items(), heights, strict=True):
-            colour = style[name]["color"]
-            thread = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "lw": 0.8}
-            at = high * 1.15, 10**height
-            panel.annotate(name, line[-1], at, va="center", fontsize=9.5, color=colour, arrowprops=thread)
+        ends.append({name: line[-1] for name, line in points.items()})
+    for panel, points in zip(axes, ends, strict=True):  # when all lines are there: the panels share a y axis
+        label(panel, points, {name: line["color"] for name, line in style.items()})
     axes[0].set_ylabel("nanoseconds an element")
     chart.suptitle(f"Dropout: time an element\n{machine}", fontsize=11)
     chart.savefig(path, dpi=120)
