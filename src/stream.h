@@ -30,6 +30,10 @@
 #include <math.h>
 #include <stdint.h>
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "the kernels take words of bits for bytes of bits: on this machine use the NumPy or Numba backend"
+#endif
+
 #define FD_STREAM_VERSION 1
 
 enum { FD_BLOCK = 256 };  /* elements that 16 calls decide */

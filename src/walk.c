@@ -57,16 +57,20 @@ static void shift_bits(uint64_t *out, const uint64_t *words, unsigned shift, siz
 
 static void stored_bits(uint64_t *out, const uint8_t *stored, uint64_t index, size_t n)
 {
-    for (size_t i = 0; i < n; i += 64) {
-        uint64_t word = 0;
-        size_t count = n - i < 64 ? n - i : 64;
-        for (size_t at = index + i, end = at + count; at < end;) {  /* byte by byte: never past the last one */
-            uint64_t rest = stored[at / 8] >> (at % 8);
-            word |= rest << (at - index - i);
-            at += 8 - at % 8;
-        }
-        out[i / 64] = word;
+    const unsigned shift = index % 8;
+    const uint8_t *byte = stored + index / 8;
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64, byte += 8) {
+        uint64_t word;
+        memcpy(&word, byte, 8);
+        out[i / 64] = shift ? word >> shift | (uint64_t)byte[8] << (64 - shift) : word;
     }
+    if (i == n)
+        return;
+    uint64_t word = 0;
+    for (size_t bit = 0, end = n - i + shift; bit < end; bit += 8)  /* never past the last byte */
+        word |= bit < 64 ? (uint64_t)byte[bit / 8] << bit >> shift : (uint64_t)byte[8] << (64 - shift);
+    out[i / 64] = word;
 }
 
 /* Bits of elements index .. index + n - 1, from bit 0 on; meanwhile x, which they are for, comes nearer. */
