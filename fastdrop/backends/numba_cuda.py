@@ -33,29 +33,38 @@ _SOURCES = sha256(Path(__file__).read_bytes() + Path(rule.__file__).read_bytes()
 _LOW60 = (1 << 60) - 1
 
 # -- 16 bytes at once --------------------------------------------------------------------------------------------------
-# Four scalar loads stay four loads: nothing tells NVVM that an array is aligned. 16-bit numbers go as four words.
+# Four scalar loads stay four loads: nothing tells NVVM that an array is aligned. And a vector load of eight 16-bit
+# numbers becomes two of four, whatever type it is written in: so the instruction itself is written down. 16-bit numbers
+# go in pairs, as words.
+
+_ASM = {32: ("v4.f32", "f", rule.ir.FloatType(), 4), 64: ("v2.f64", "d", rule.ir.DoubleType(), 2)}
+_ASM[16] = "v4.u32", "r", rule.ir.IntType(32), 4
 
 
-def _as_vector(context, builder, array_type, array, index):
+def _address(context, builder, array_type, array, index):
     data = context.make_array(array_type)(context, builder, array).data
-    bits = array_type.dtype.bitwidth
-    element = ir_type = context.get_data_type(array_type.dtype)
-    if bits == 16:
-        ir_type, bits = rule.ir.IntType(32), 32
-    vector = rule.ir.VectorType(ir_type, 128 // bits)
-    pointer = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
-    return pointer, rule.ir.VectorType(element, 128 // array_type.dtype.bitwidth)
+    pointer = builder.gep(data, [index])
+    return builder.ptrtoint(builder.addrspacecast(pointer, pointer.type.pointee.as_pointer(1)), rule.ir.IntType(64))
 
 
 @intrinsic
 def _load16(typing_context, array, index):
-    count = 128 // array.dtype.bitwidth
-    result = types.UniTuple(array.dtype, count)
+    bits = array.dtype.bitwidth
+    result = types.UniTuple(array.dtype, 128 // bits)
 
     def generate(context, builder, signature, args):
-        pointer, seen_as = _as_vector(context, builder, array, *args)
-        vector = builder.bitcast(builder.load(pointer, align=16), seen_as)
-        items = [builder.extract_element(vector, rule.ir.IntType(32)(i)) for i in range(count)]
+        name, letter, kind, count = _ASM[bits]
+        into = ", ".join(f"${i}" for i in range(count))
+        code = f"ld.global.{name} {{{into}}}, [${count}];"
+        shape = rule.ir.FunctionType(rule.ir.LiteralStructType([kind] * count), [rule.ir.IntType(64)])
+        constraints = ",".join([f"={letter}"] * count + ["l"])
+        address = _address(context, builder, array, *args)
+        loaded = builder.asm(shape, code, constraints, [address], True)
+        items = [builder.extract_value(loaded, i) for i in range(count)]
+        if bits == 16:
+            short = rule.ir.IntType(16)
+            halves = [(builder.trunc(w, short), builder.trunc(builder.lshr(w, w.type(16)), short)) for w in items]
+            items = [half for pair in halves for half in pair]
         return context.make_tuple(builder, result, items)
 
     return result(array, types.int64), generate
@@ -63,13 +72,19 @@ def _load16(typing_context, array, index):
 
 @intrinsic
 def _store16(typing_context, array, index, values):
+    bits = array.dtype.bitwidth
+
     def generate(context, builder, signature, args):
-        pointer, seen_as = _as_vector(context, builder, array, *args[:2])
-        vector = rule.ir.Constant(seen_as, rule.ir.Undefined)
-        for i in range(values.count):
-            item = builder.extract_value(args[2], i)
-            vector = builder.insert_element(vector, item, rule.ir.IntType(32)(i))
-        builder.store(builder.bitcast(vector, pointer.type.pointee), pointer, align=16)
+        name, letter, kind, count = _ASM[bits]
+        items = [builder.extract_value(args[2], i) for i in range(values.count)]
+        if bits == 16:
+            words = [builder.zext(item, kind) for item in items]
+            items = [builder.or_(a, builder.shl(b, kind(16))) for a, b in zip(words[::2], words[1::2], strict=True)]
+        given = ", ".join(f"${i + 1}" for i in range(count))
+        shape = rule.ir.FunctionType(rule.ir.VoidType(), [rule.ir.IntType(64)] + [kind] * count)
+        constraints = ",".join(["l"] + [letter] * count)
+        address = _address(context, builder, array, *args[:2])
+        builder.asm(shape, f"st.global.{name} [$0], {{{given}}};", constraints, [address, *items], True)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, values), generate

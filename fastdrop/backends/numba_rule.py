@@ -5,8 +5,8 @@ them.  ``src/stream.h`` says the rule in words.  They are plain Python functions
 them, `@njit` or `@cuda.jit`, and that also run as they are, slowly, which is how the CUDA simulator runs them.
 
 Every constant is cast: Numba makes ``uint64 (op) int64`` a float64.  Words are held in 32 bits, the width in which LLVM
-turns a loop over lanes into vpmuludq and NVVM makes one mul.wide of each product; every step that could overflow is
-done in 64 bits and masked, since NumPy's scalars, which the plain functions work on, warn where machine integers wrap.
+turns a loop over lanes into vpmuludq; every step that could overflow is done in 64 bits and masked, since NumPy's
+scalars, which the plain functions work on, warn where machine integers wrap.
 """
 
 import numpy as np
@@ -23,10 +23,31 @@ HIGH_BITS = 0x80808080  # one flag a byte
 LOW_BITS = 0x7F7F7F7F
 
 
+@intrinsic
+def _product(typing_context, a, b):
+    def generate(context, builder, signature, args):
+        word, wide = ir.IntType(32), ir.IntType(64)
+        if "nvptx" in builder.module.triple:  # left to itself, NVVM takes two instructions: one for each half
+            return builder.asm(ir.FunctionType(wide, [word, word]), "mul.wide.u32 $0, $1, $2;", "=l,r,r", args, False)
+        return builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+
+    return types.uint64(types.uint32, types.uint32), generate
+
+
+def product(a, b):
+    """The 64-bit product of two uint32."""
+    return np.uint64(a) * np.uint64(b)
+
+
+@overload(product)
+def _(a, b):
+    return lambda a, b: _product(a, b)
+
+
 @inline
 def _round(c0, c1, c2, c3, k0, k1):
-    a = np.uint64(c0) * np.uint64(0xD2511F53)
-    b = np.uint64(c2) * np.uint64(0xCD9E8D57)
+    a = product(c0, np.uint32(0xD2511F53))
+    b = product(c2, np.uint32(0xCD9E8D57))
     return (
         np.uint32(np.uint32(b >> np.uint64(32)) ^ c1 ^ k0),
         np.uint32(b & np.uint64(LOW)),
@@ -288,3 +309,9 @@ def select(kept, value, scale):
     """kept: value * scale; dropped: +0.0, by selection, so that a dropped NaN or Inf is 0."""
     scaled = multiply(value, scale)
     return scaled if kept else type(scaled)(0)
+
+
+@inline
+def select_add(kept, value, bias, residual, scale):
+    """`select` of value + bias, and residual added: three roundings, never a fused multiply-add."""
+    return select(kept, value + bias, scale) + residual

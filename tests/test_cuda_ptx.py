@@ -1,0 +1,172 @@
+"""The CUDA kernels compiled for compute capability 9.0, which needs no GPU: what their code must and must not hold.
+
+Compiled in a process of its own (this file as a script): importing numba.cuda would start a driver if there is one.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+CAPABILITY = (9, 0)
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+KERNELS = (
+    "dropout", "dropout_add", "anywhere", "multi_sample_mean", "multi_sample_mean_each", "softmax_dropout",
+    "softmax_dropout_backward", "pair_loss", "bias_parts", "sum_parts", "count_rows", "sum_rows",
+)  # fmt: skip
+WIDE = {"dropout": 8, "dropout_add": 16}  # 16-byte accesses of the path that all whole threads take, at least
+
+# Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 96 for 512. Hiding
+# the memory's delay needs some 40 kB in flight a multiprocessor, and 640 threads of `dropout` have that.
+REGISTERS = {"dropout": 48, "float64": 96, "otherwise": 64}
+
+
+def signatures(store, compute):
+    """What the launches of `numba_cuda` pass, by kernel."""
+    from numba import types
+    from numba.types import boolean, int64, uint8, uint64
+
+    from fastdrop.backends.numba_cuda import AXES
+
+    def array(dtype):
+        return types.Array(dtype, 1, "C")
+
+    x, real, axes = array(store), array(compute), types.UniTuple(int64, AXES)
+    chance = uint64, uint64, uint64, compute  # seed, stream, threshold, scale
+    marks = array(int64), array(uint8)
+    return {
+        "dropout": (x, x, int64, int64, boolean, uint64, *chance),
+        "dropout_add": (x, x, x, x, int64, int64, int64, boolean, uint64, *chance),
+        "anywhere": (x, x, int64, int64, int64, axes, axes, axes, axes, uint64, *chance),
+        "multi_sample_mean": (x, x, int64, int64, uint64, *chance),
+        "multi_sample_mean_each": (x, x, int64, int64, uint64, uint64, uint64, array(uint64), real),
+        "softmax_dropout": (
+            x, x, x, int64, boolean, array(uint8), axes, types.UniTuple(int64, AXES + 1), uint64, *chance,
+        ),
+        "softmax_dropout_backward": (x, x, x, int64, uint64, *chance),
+        "pair_loss": (
+            real, real, real, x, x, x, x, *marks, real, int64, boolean, boolean, int64,
+            compute, compute, compute, compute, boolean, boolean, boolean, boolean,
+        ),
+        "bias_parts": (real, x, int64, int64, int64, uint64, *chance),
+        "sum_parts": (x, real, int64, int64),
+        "count_rows": (real, *marks, int64, boolean, boolean, int64),
+        "sum_rows": (real, real, real, real, real, real, int64, compute, compute, boolean),
+    }  # fmt: skip
+
+
+def compile_all():
+    """Print {dtype: {kernel: {"ptx": ..., "log": assembler's report}}} as JSON."""
+    import numba.cuda.dispatcher
+    from numba import cuda, types
+
+    from fastdrop.backends import numba_cuda
+
+    class Device:
+        compute_capability = CAPABILITY
+
+    numba.cuda.dispatcher.get_current_device = lambda: Device  # functions within a kernel are compiled for that one
+    result = {}
+    for dtype in DTYPES:
+        store = types.uint16 if dtype.endswith("16") else getattr(types, dtype)
+        compute = types.float64 if dtype == "float64" else types.float32
+        kernels = numba_cuda._kernels(dtype)
+        result[dtype] = {}
+        for name, signature in signatures(store, compute).items():
+            ptx, _ = cuda.compile_ptx(kernels[name].py_func, signature, cc=CAPABILITY)
+            result[dtype][name] = {"ptx": ptx, "log": assemble(ptx)}
+        assert set(result[dtype]) == set(kernels)
+    bits = numba_cuda._bits_lanes, numba_cuda._bits_anywhere
+    out, axes, i, u = types.Array(types.uint8, 1, "C"), types.UniTuple(types.int64, 8), types.int64, types.uint64
+    for kernel, signature in zip(bits, ((out, i, i, u, u, u, u), (out, i, axes, axes, u, u, u, u)), strict=True):
+        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=CAPABILITY)
+        result["float32"][kernel.py_func.__name__] = {"ptx": ptx, "log": assemble(ptx)}
+    print(json.dumps(result))
+
+
+def assemble(ptx):
+    """The assembler's report on registers and stack; nvJitLink has the assembler of nvcc in it, and comes from PyPI."""
+    from cuda.bindings import nvjitlink
+
+    handle = nvjitlink.create(3, ["-arch=sm_{}{}".format(*CAPABILITY), "-verbose", "-Xptxas=-v"])
+    code = ptx.encode()
+    nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "kernel")
+    nvjitlink.complete(handle)
+    log = bytearray(nvjitlink.get_info_log_size(handle))
+    nvjitlink.get_info_log(handle, log)
+    nvjitlink.destroy(handle)
+    return log.decode()
+
+
+if __name__ == "__main__":
+    compile_all()
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    for module in ("numba_cuda", "nvidia", "cuda.bindings"):
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            pytest.skip(f"no compiler for GPU code: {module} is missing, pip install 'numba-cuda[cu13]'")
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def instructions(code, pattern):
+    return [line.strip() for line in code["ptx"].splitlines() if re.match(rf"\s*(@\S+\s+)?{pattern}", line)]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+class TestEveryKernel:
+    def test_uses_no_local_memory(self, compiled, dtype, name):
+        code = compiled[dtype][name]
+        assert not instructions(code, r"(ld|st)\.local|\.local")
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in code["log"]
+
+    def test_uses_few_registers(self, compiled, dtype, name):
+        (used,) = set(re.findall(r"Used (\d+) registers", compiled[dtype][name]["log"]))
+        bound = REGISTERS["float64"] if dtype == "float64" else REGISTERS.get(name, REGISTERS["otherwise"])
+        assert int(used) <= bound
+
+    def test_does_no_double_arithmetic(self, compiled, dtype, name):
+        doubles = instructions(compiled[dtype][name], r"\S*\.f64")
+        assert bool(doubles) == (dtype == "float64")
+
+    def test_calls_nothing(self, compiled, dtype, name):
+        assert not instructions(compiled[dtype][name], "call")
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accesses_are_of_16_bytes(compiled, dtype, name):
+    wide = instructions(compiled[dtype][name], r"(ld|st)\.global\S*\.(v4\.[bfu]32|v2\.[bfu]64)")
+    groups = 2 if dtype == "float64" else 1
+    assert len(wide) >= WIDE[name] * groups
+    loads = sum(line.startswith("ld") for line in wide)
+    assert loads * 2 >= len(wide)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_y_takes_a_multiply_of_its_own(compiled, dtype):
+    """Fused with the addition it would be rounded once less than on the CPU."""
+    for name in ("dropout", "dropout_add", "anywhere"):
+        assert instructions(compiled[dtype][name], r"mul\.rn\.f")
+        assert not instructions(compiled[dtype][name], r"fma")
+
+
+def test_philox_is_one_multiply_a_product(compiled):
+    """Twenty products a call, each one instruction for both halves."""
+    code = compiled["float32"]["dropout"]
+    assert len(instructions(code, r"mul\.wide\.u32")) == 20
+    assert len(instructions(code, r"mul\.(lo|hi)\.")) <= 4
+
+
+@pytest.mark.parametrize("name", ["bits_lanes", "bits_anywhere"])
+def test_bits_kernels_use_no_local_memory(compiled, name):
+    code = compiled["float32"][name]
+    assert "0 bytes stack frame, 0 bytes spill stores" in code["log"]
+    assert not instructions(code, r"\S*\.f64")
