@@ -1,6 +1,6 @@
 """fastdrop in a network that you wrote yourself in NumPy: one line of the dropout layer changes.
 
-    python examples/numpy_from_scratch.py
+Run it with ``python examples/numpy_from_scratch.py``; it needs nothing but NumPy and fastdrop.
 """
 
 import numpy as np
