@@ -10,7 +10,16 @@ from .backends import get_backend, use_backend
 from .config import get_num_threads, release_buffers, set_buffer_limit, set_num_threads, show_config, threads
 from .functional import dropout, dropout_backward
 from .fused import dropout_add, dropout_add_backward, relu_dropout, relu_dropout_backward
+from .inference import mc_dropout
 from .mask import Mask, mask
+from .multi_sample import (
+    multi_sample_dropout,
+    multi_sample_dropout_backward,
+    multi_sample_linear,
+    multi_sample_linear_backward,
+    multi_sample_mean,
+    multi_sample_mean_backward,
+)
 from .rng import Rng
 
 __all__ = [
@@ -24,6 +33,13 @@ __all__ = [
     "get_backend",
     "get_num_threads",
     "mask",
+    "mc_dropout",
+    "multi_sample_dropout",
+    "multi_sample_dropout_backward",
+    "multi_sample_linear",
+    "multi_sample_linear_backward",
+    "multi_sample_mean",
+    "multi_sample_mean_backward",
     "release_buffers",
     "relu_dropout",
     "relu_dropout_backward",

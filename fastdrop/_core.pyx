@@ -422,3 +422,6 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b):
     cdef char *q = <char *>cnp.PyArray_DATA(b)
     cdef int64_t bytes = cnp.PyArray_NBYTES(a)
     return p + bytes <= q or q + bytes <= p
+
+
+include "samples.pxi"

@@ -12,7 +12,9 @@ from collections import deque
 import numpy as np
 
 from .functional import dropout, dropout_backward
+from .inference import Sample
 from .mask import check_p
+from .multi_sample import check_samples, multi_sample_linear, multi_sample_linear_backward
 from .rng import as_rng
 
 REMEMBERED = 1 << 16  # masks; some 12 MB
@@ -95,8 +97,9 @@ class Dropout:
         Parameters
         ----------
         x : array_like of float16, bfloat16, float32 or float64
-        training : bool, default True
-            If False, ``x`` itself is returned and nothing is remembered.
+        training : bool or fastdrop.inference.Sample, default True
+            If False, ``x`` itself is returned and nothing is remembered. A `Sample` of `fastdrop.mc_dropout`: dropped
+            as that sample drops, and nothing is remembered.
 
         Returns
         -------
@@ -108,6 +111,8 @@ class Dropout:
         TypeError
             If x's dtype is none of the four.
         """
+        if isinstance(training, Sample):
+            return training.dropout(x, self.p)
         y, mask = dropout(x, self.p, rng=self.rng, training=training)
         if training:
             self._pending.append(mask)
@@ -164,3 +169,126 @@ class Dropout:
 
     def __repr__(self):
         return f"fastdrop.layers.Dropout(p={self.p}, rng={self.rng})"
+
+
+class MultiSampleDropout:
+    """A linear head behind multi-sample dropout: every training call goes through it with ``samples`` masks.
+
+    Parameters
+    ----------
+    W : ndarray of float32 or float64, shape (F, C)
+        The head's weights. Kept, not copied: an optimizer that updates them in place updates the layer.
+    b : ndarray of shape (C,), or None
+    p : float or array_like, default 0.5
+        Probability to drop, or one for each sample.
+    samples : int, default 8
+    average : {"losses", "logits"}, default "losses"
+        What a training call returns, see Notes.
+    rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator, keyword only
+        As in `Dropout`.
+
+    Attributes
+    ----------
+    dW, db : ndarray
+        Set by `backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
+
+    See Also
+    --------
+    fastdrop.multi_sample_linear
+
+    Notes
+    -----
+    ``average="losses"``, as the paper has it: a training call returns logits of shape (samples, ..., C); take the loss
+    of each against the same labels and average, so that the gradients given to `backward` are an S-th each.
+    ``average="logits"``: it returns their mean, (..., C), for one matrix product. The two train differently.
+
+    Calls are remembered and undone as `Dropout`'s are: last in, first out. Each remembers its ``x``.
+
+    References
+    ----------
+    Inoue, "Multi-sample dropout for accelerated training and better generalization", arXiv:1905.09788 (2019).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastdrop.layers import MultiSampleDropout
+    >>> head = MultiSampleDropout(np.full((6, 3), 0.5), np.zeros(3), p=0.5, samples=4, rng=0)
+    >>> x = np.ones((2, 6))
+    >>> logits = head(x)
+    >>> logits.shape, head(x, training=False).shape
+    ((4, 2, 3), (2, 3))
+    >>> head.backward(np.ones_like(logits) / 4).shape, head.dW.shape, head.db
+    ((2, 6), (6, 3), array([2., 2., 2.]))
+    """
+
+    def __init__(self, W, b, p=0.5, samples=8, *, average="losses", rng=None):
+        if average not in ("losses", "logits"):
+            raise ValueError(f"average must be 'losses' or 'logits', got {average!r}")
+        self.W, self.b = W, b
+        self.p, self.samples, self.average = check_p(p), check_samples(samples), average
+        self.rng = None if rng is None else as_rng(rng)
+        self._pending = deque(maxlen=REMEMBERED)
+
+    def __call__(self, x, training=True):
+        """Return the logits of ``x``.
+
+        Parameters
+        ----------
+        x : ndarray of W's dtype, shape (..., F)
+        training : bool or fastdrop.inference.Sample, default True
+            If False, the head runs once, without dropout. A `Sample` of `fastdrop.mc_dropout`: once, with one mask; its
+            p is that of sample ``number % samples`` where each has its own.
+
+        Returns
+        -------
+        ndarray
+            (samples, ..., C) in training with ``average="losses"``, else (..., C).
+        """
+        if isinstance(training, Sample):
+            x = training.dropout(x, self.p if type(self.p) is float else self.p[training.number % self.samples])
+        elif training:
+            logits, mask = multi_sample_linear(
+                x, self.W, self.b, self.p, self.samples, rng=self.rng, average=self.average
+            )
+            self._pending.append((x, mask))
+            return logits
+        logits = x @ self.W
+        return logits if self.b is None else logits + self.b
+
+    def backward(self, dlogits):
+        """Undo the last training call that has not been undone: set `dW` and `db`, return dx.
+
+        Parameters
+        ----------
+        dlogits : ndarray
+            Gradient with respect to that call's logits, of the same shape.
+
+        Returns
+        -------
+        ndarray
+            Gradient with respect to that call's ``x``.
+
+        Raises
+        ------
+        RuntimeError
+            If no training call is left to undo.
+        ValueError
+            If ``dlogits`` has another shape than the call's logits; it can then still be undone.
+        """
+        if not self._pending:
+            raise RuntimeError("backward: no call of this layer with training=True is left to undo")
+        x, mask = self._pending[-1]
+        axes = np.ndim(x) + (self.average == "losses")
+        if np.ndim(dlogits) != axes:
+            raise ValueError(f"dlogits must have {axes} axes, as the call's logits, got shape {np.shape(dlogits)}")
+        dx, self.dW, self.db = multi_sample_linear_backward(dlogits, x, self.W, mask)
+        self._pending.pop()
+        return dx
+
+    def __repr__(self):
+        return f"fastdrop.layers.MultiSampleDropout(p={self.p}, samples={self.samples}, average={self.average!r})"

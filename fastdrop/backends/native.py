@@ -1,5 +1,7 @@
 """The native backend: C kernels chosen for this CPU, behind the compiled extension."""
 
+import numpy as np
+
 from .. import _core
 from . import reference
 
@@ -22,3 +24,33 @@ def keep_bits(out, mask):
 
 def apply_sum(dx, dy, mask):
     reference.apply_sum(dx, dy, mask, apply)
+
+
+def sample_mean(y, x, mask):
+    if (rows := _rows(mask, y, x)) is None:
+        reference.sample_mean(y, x, mask)
+    else:
+        _core.samples(*rows, mean=True)
+
+
+def sample_sum(dx, dy, mask):
+    if (rows := _rows(mask, dx, dy)) is None:
+        reference.sample_sum(dx, dy, mask)
+    else:
+        _core.samples(*rows, mean=False)
+
+
+def _rows(mask, y, x):
+    """y as [rows, n], x as [rows, n] or [S, rows, n], mask as [S, rows, n]; None where there is no such view."""
+    p = np.asarray(mask.p, np.float64)
+    samples, strides = len(mask), mask.strides_for(mask.shape)
+    if mask[0]._strides is None and y.flags.c_contiguous and x.flags.c_contiguous:
+        lead = x.shape[: x.ndim - y.ndim]
+        shape, strides = (1, y.size), (strides[0], 0, 1)
+        y, x = y.reshape(shape), x.reshape(lead + shape)
+    elif y.ndim != 2 or strides[2] != 1 or any(a.strides[-1] != a.itemsize for a in (y, x)):
+        return None
+    mask = type(mask)._make(
+        mask._seed, mask._stream, (samples, *y.shape), mask._p, mask._offset, strides, mask._stored
+    )
+    return y, x, p, mask

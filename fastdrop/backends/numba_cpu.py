@@ -306,6 +306,23 @@ def apply_sum(dx, dy, mask):
     reference.apply_sum(dx, dy, mask, apply)
 
 
+def sample_mean(y, x, mask):
+    """y = the mean over samples of select(mask[s], x), from decisions made here."""
+    reference.sample_mean(y, x, mask, _kept)
+
+
+def sample_sum(dx, dy, mask):
+    """dx = the sum over samples of select(mask[s], dy[s])."""
+    reference.sample_sum(dx, dy, mask, _kept)
+
+
+def _kept(mask, shape):
+    out = np.empty(shape, np.bool_)
+    if out.size:
+        keep(out, mask)
+    return out
+
+
 # -- what the kernels take ---------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,351 @@
+"""Monte Carlo dropout (Gal and Ghahramani, 2016): predictions with dropout on; their mean, spread and entropies.
+
+What a sample drops must not depend on how the data were cut: asked about one row, a batch or the whole set, sample s
+has to be the same network. A generator that moves on from call to call cannot do that; masks that are values can:
+
+    layer l, the l-th dropout of one prediction  ->  seed    (a child of the call's, so layers never share a stream)
+    sample s                                     ->  stream  s
+    row r of the data                            ->  nothing (all rows share one sub-network), or place r in the mask
+
+Rejected: sample and layer both in the stream number (s * layers + l), since the number of layers is known only after
+the first prediction and one more layer would change all masks; and a process-wide "Monte Carlo mode", since a model
+that a second thread trains would be caught in it. Instead the sample is an argument, which goes where a model's
+``training`` flag goes.
+
+The statistics stream (Welford, 1962): memory does not grow with the number of samples.
+"""
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import numpy as np
+
+from .mask import Mask, _fit_p, check_p
+from .multi_sample import check_samples
+from .rng import _seed_of, _uint64, as_rng
+
+FEWEST = 10  # samples before `tolerance` is asked: the standard error of fewer is a guess
+
+
+class Sample:
+    """One sample of a Monte Carlo prediction: which elements are dropped, whatever rows are asked about.
+
+    `mc_dropout` makes it and gives it to ``predict(x, sample)``. Pass it on to `fastdrop.layers` in the place of their
+    ``training`` flag, or call `dropout` where there are no layers.
+
+    Attributes
+    ----------
+    number : int
+        0 for the first sample: the stream of all its masks.
+    """
+
+    __slots__ = ("_first", "_layer", "_rows", "_seeds", "number")
+
+    def __init__(self, seeds, number, rows, first):
+        self._seeds = seeds
+        self._layer = 0
+        self._rows = rows
+        self._first = first  # None: rows share the masks
+        self.number = number
+
+    def dropout(self, x, p=0.5):
+        """Drop elements of ``x`` as this sample does.
+
+        Parameters
+        ----------
+        x : ndarray
+            Its first axis are the rows that ``predict`` was given.
+        p : float or array_like, default 0.5
+            Probability to drop.
+
+        Returns
+        -------
+        ndarray
+
+        Notes
+        -----
+        The l-th call within one prediction has the l-th layer's masks, so every prediction of a model must make its
+        calls in the same order.
+        """
+        return self.mask(np.shape(x), p).apply(x)
+
+    def mask(self, shape, p):
+        """Take the mask that `dropout` would use for an array of this shape; broadcasts to it."""
+        if not shape or shape[0] != self._rows:
+            raise ValueError(f"the first axis of what a sample drops must be the {self._rows} rows, got shape {shape}")
+        seed = self._seeds.of(self._layer)
+        self._layer += 1
+        if self._first is None:
+            shape = (1, *shape[1:])
+            return Mask._make(seed, self.number, shape, _fit_p(check_p(p), shape))
+        end = self._first + self._rows
+        p = check_p(p)
+        if type(p) is not float and p.ndim:
+            raise ValueError("p must be one number where rows have masks of their own")
+        return Mask._make(seed, self.number, (end, *shape[1:]), p)[self._first :]
+
+
+class _Seeds:
+    """A seed for each layer: children of the call's (seed, stream), made once."""
+
+    def __init__(self, seed, stream):
+        self._entropy = seed, stream
+        self._known = []
+
+    def of(self, layer):
+        while len(self._known) <= layer:
+            sequence = np.random.SeedSequence(self._entropy, spawn_key=(len(self._known),))
+            self._known.append(_seed_of(sequence))
+        return self._known[layer]
+
+
+class _Moments(NamedTuple):
+    mean: np.ndarray
+    variance: np.ndarray
+    entropy: np.ndarray
+    mutual_information: np.ndarray
+
+
+class MonteCarlo(_Moments):
+    """What `mc_dropout` returns: a tuple of four arrays, with names, and `samples`.
+
+    Attributes
+    ----------
+    mean, variance : ndarray of float64
+        Of the predictions, over samples; the variance is that of the samples themselves, divided by their number.
+    entropy : ndarray of float64 or None
+        Entropy of the mean probabilities, in nats: all the uncertainty there is.
+    mutual_information : ndarray of float64 or None
+        `entropy` less the mean entropy of single samples: what the samples disagree about, and more data would tell.
+    samples : ndarray of int
+        How many samples each row has had.
+    """
+
+    def __new__(cls, mean, variance, entropy, mutual_information, samples):
+        self = super().__new__(cls, mean, variance, entropy, mutual_information)
+        self.samples = samples
+        return self
+
+    def __getnewargs__(self):
+        return (*self, self.samples)
+
+
+def mc_dropout(
+    predict,
+    x,
+    samples,
+    *,
+    rng=None,
+    progress=False,
+    batch_size=None,
+    per_row=False,
+    first_row=0,
+    tolerance=None,
+    probabilities=True,
+):
+    """Predict ``samples`` times with dropout on; mean, variance, predictive entropy and mutual information.
+
+    Parameters
+    ----------
+    predict : callable
+        ``predict(x, sample)`` gives an array whose first axis are x's rows. It passes ``sample`` to its dropout layers
+        as their ``training``, or calls ``sample.dropout(h, p)``; see Examples.
+    x : ndarray
+        Rows along the first axis.
+    samples : int
+        How many, at least 1; with ``tolerance``, the most that any row gets.
+    rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator, keyword only
+        Which ensemble. An int is the same ensemble at each call; an `Rng` moves on by one at each call.
+    progress : bool, default False
+        Show a progress bar (needs tqdm).
+    batch_size : int, optional
+        Rows that ``predict`` sees at a time: always so many, the last batch filled up by repeating its last row, the
+        surplus thrown away. Default: all of ``x`` at once.
+    per_row : bool, default False
+        False: all rows share one sub-network a sample, as in an ensemble. True: every row has its own masks, by its
+        number.
+    first_row : int, default 0
+        Number of x's first row, for ``per_row`` predictions on a part of the data.
+    tolerance : float, optional
+        A row is done when the standard error of each of its mean predictions is at most this, after 10 samples or
+        more. It depends on that row alone.
+    probabilities : bool, default True
+        Whether predictions are probabilities along their last axis. If False (regression), `entropy` and
+        `mutual_information` are None.
+
+    Returns
+    -------
+    MonteCarlo
+        The tuple (mean, variance, entropy, mutual_information), with `samples` as an attribute.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of its range, predictions change their shape or are no probabilities, or two samples are
+        equal because ``predict`` did not use its ``sample``.
+
+    Notes
+    -----
+    Sample s drops the same elements whatever part of the data is asked about and however it is cut, so answers agree to
+    the bit wherever the rest of the model treats a row alike beside any others. Matrix products may not: BLAS rounds
+    differently for another number of rows. With one ``batch_size`` for all calls they see the same number.
+
+    References
+    ----------
+    Gal and Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep learning",
+    ICML (2016).
+
+    Houlsby et al., "Bayesian active learning for classification and preference learning", arXiv:1112.5745 (2011): the
+    mutual information.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> from fastdrop.layers import Dropout
+    >>> layer = Dropout(0.5)
+    >>> def predict(x, sample):
+    ...     h = layer(x, training=sample)
+    ...     return np.exp(h) / np.exp(h).sum(axis=-1, keepdims=True)
+    >>> x = np.array([[0.0, 0.0], [0.0, 3.0]])
+    >>> mean, variance, entropy, information = fd.mc_dropout(predict, x, 100, rng=0)
+    >>> mean.round(2), information.round(2)
+    (array([[0.5 , 0.5 ],
+           [0.23, 0.77]]), array([0.  , 0.21]))
+    >>> bool((fd.mc_dropout(predict, x[1:], 100, rng=0).mean == mean[1:]).all())
+    True
+    """
+    samples = check_samples(samples)
+    x = np.asarray(x)
+    if not x.ndim or not len(x):
+        raise ValueError(f"x must have at least one row, got shape {x.shape}")
+    batch_size = len(x) if batch_size is None else check_samples(batch_size, "batch_size")
+    first_row = _uint64("first_row", first_row)
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance must be None or a number of at least 0, got {tolerance!r}")
+    seeds = _Seeds(*as_rng(rng).take())
+
+    parts = []
+    starts = range(0, len(x), batch_size)
+    with _bar(progress, samples * len(starts)) as bar:
+        for start in starts:
+            rows = x[start : start + batch_size]
+            surplus = batch_size - len(rows)
+            if surplus:
+                rows = np.concatenate([rows, np.repeat(rows[-1:], surplus, axis=0)])
+            first = first_row + start if per_row else None
+            state = _Stream(batch_size - surplus, probabilities, tolerance)
+            for s in range(samples):
+                sample = Sample(seeds, s, batch_size, first)
+                state.add(predict(rows, sample), used=sample._layer > 0)
+                bar.update()
+                if state.done:
+                    bar.update(samples - s - 1)
+                    break
+            parts.append(state.result())
+    if len(parts) == 1:
+        return parts[0]
+    fields = [None if parts[0][i] is None else np.concatenate([part[i] for part in parts]) for i in range(4)]
+    return MonteCarlo(*fields, np.concatenate([part.samples for part in parts]))
+
+
+class _NoBar:
+    def update(self, n=1):
+        pass
+
+
+def _bar(progress, total):
+    if not progress:
+        return nullcontext(_NoBar())
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+    return tqdm(total=total, unit="prediction")
+
+
+class _Stream:
+    """Running mean, sum of squared deviations and mean entropy of a batch's predictions; rows stop one by one."""
+
+    def __init__(self, rows, probabilities, tolerance):
+        self.rows, self.probabilities, self.tolerance = rows, probabilities, tolerance
+        self.count = 0
+        self.done = False
+        self.samples = None  # a count for each row, once they differ
+        self.live = None  # rows that go on, where not all do
+
+    def add(self, prediction, used):
+        prediction = np.asarray(prediction)
+        if self.count == 0:
+            self._begin(prediction)
+        elif prediction.shape != self.shape:
+            raise ValueError(f"predict must give the same shape at each call, got {self.shape} and {prediction.shape}")
+        prediction = prediction[: self.rows]
+        if self.count == 1 and not used and np.array_equal(prediction, self.mean, equal_nan=True):
+            raise ValueError(
+                "predict(x, sample) gave the same twice and dropped nothing: pass sample on to its dropout layers, "
+                "as their training argument"
+            )
+        self.count += 1
+        where = True if self.live is None else self.live
+        deviation = np.subtract(prediction, self.mean, out=self.scratch)
+        step = deviation / self.count
+        np.add(self.mean, step, out=self.mean, where=_wide(where, self.mean.ndim))
+        step *= deviation
+        step *= self.count - 1  # deviation * (prediction - new mean)
+        np.add(self.squares, step, out=self.squares, where=_wide(where, self.mean.ndim))
+        if self.probabilities:
+            single = _entropy(prediction)
+            np.add(self.entropies, single, out=self.entropies, where=_wide(where, single.ndim))
+        if self.tolerance is not None and self.count >= FEWEST:
+            self._stop()
+
+    def _begin(self, prediction):
+        if not prediction.ndim or len(prediction) < self.rows:
+            raise ValueError(f"predict must give an array of x's rows, got shape {prediction.shape}")
+        if prediction.dtype.kind != "f":
+            raise TypeError(f"predict must give an array of floats, got dtype {prediction.dtype}")
+        if self.probabilities:
+            if prediction.ndim < 2:
+                raise ValueError(
+                    f"probabilities must lie along a last axis, got predictions of shape {prediction.shape}; "
+                    "for anything else pass probabilities=False"
+                )
+            total = prediction.sum(axis=-1, dtype=np.float64)
+            if not ((prediction >= 0).all() and (np.abs(total - 1) < 1e-2).all()):
+                raise ValueError(
+                    "predictions must be probabilities, at least 0 and of sum 1 along the last axis (softmax them?); "
+                    "for anything else pass probabilities=False"
+                )
+        self.shape = prediction.shape
+        shape = (self.rows, *prediction.shape[1:])
+        self.mean, self.squares, self.scratch = np.zeros(shape), np.zeros(shape), np.empty(shape)
+        self.entropies = np.zeros(shape[:-1])
+
+    def _stop(self):
+        """Take out the rows whose standard error is small enough: this sample was their last."""
+        if self.live is None:
+            self.live = np.ones(self.rows, bool)
+            self.samples = np.zeros(self.rows, np.int64)
+        self.samples[self.live] = self.count
+        error = np.sqrt(self.squares / ((self.count - 1) * self.count))
+        self.live &= ~(error.reshape(self.rows, -1).max(axis=1, initial=0) <= self.tolerance)
+        self.done = not self.live.any()
+
+    def result(self):
+        samples = np.full(self.rows, self.count) if self.samples is None else self.samples
+        variance = self.squares / samples.reshape(-1, *[1] * (self.mean.ndim - 1))
+        if not self.probabilities:
+            return MonteCarlo(self.mean, variance, None, None, samples)
+        entropy = _entropy(self.mean)
+        single = self.entropies / samples.reshape(-1, *[1] * (self.entropies.ndim - 1))
+        return MonteCarlo(self.mean, variance, entropy, np.maximum(entropy - single, 0), samples)
+
+
+def _wide(where, ndim):
+    return where if where is True else where.reshape(-1, *[1] * (ndim - 1))
+
+
+def _entropy(p):
+    """Of each row, in nats; 0 log 0 = 0."""
+    tiny = np.finfo(p.dtype).tiny
+    return -np.einsum("...c,...c->...", p, np.log(np.maximum(p, tiny)), dtype=np.float64)

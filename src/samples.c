@@ -1,0 +1,144 @@
+/* The walk of samples.h: tiles of the array, and for each the bits of every sample, made and used in cache. */
+#include "samples.h"
+
+#include <string.h>
+
+#include "dispatch.h"
+#include "stream.h"
+
+enum {
+    PLANE = FD_TILE / 64,  /* words of a tile's bits */
+    DIGITS = 64,           /* of a count: more than any number of samples has */
+    BYPASS_BYTES = 8 << 20,
+};
+
+extern const fd_sample_kernels fd_sample_kernels_scalar, fd_sample_kernels_avx2, fd_sample_kernels_avx512,
+    fd_sample_kernels_neon;
+
+static const fd_sample_kernels *kernels_in_use(void)
+{
+#if defined(__x86_64__)
+    if (fd_kernels_in_use == &fd_kernels_avx512)
+        return &fd_sample_kernels_avx512;
+    if (fd_kernels_in_use == &fd_kernels_avx2)
+        return &fd_sample_kernels_avx2;
+#elif defined(__aarch64__)
+    if (fd_kernels_in_use == &fd_kernels_neon)
+        return &fd_sample_kernels_neon;
+#endif
+    return &fd_sample_kernels_scalar;
+}
+
+static int64_t item(const fd_samples *k)
+{
+    return k->dtype == FD_F64 ? 8 : k->dtype == FD_F32 ? 4 : 2;
+}
+
+static int64_t tiles(const fd_samples *k)
+{
+    return (k->n + FD_TILE - 1) / FD_TILE;
+}
+
+int64_t fd_samples_units(const fd_samples *k)
+{
+    return k->rows * tiles(k);
+}
+
+/* A weight and a plane of bits for each sample, and one plane to count from. */
+size_t fd_samples_scratch(const fd_samples *k)
+{
+    size_t planes = (size_t)k->samples > DIGITS ? (size_t)k->samples : DIGITS;
+    return (planes + 1) * (8 + PLANE * 8);
+}
+
+/* Bits of n elements from `at`; meanwhile `soon`, a tile that will be read, is fetched. */
+static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uint64_t at, int64_t n, const void *soon)
+{
+    fd_source mask = k->mask;
+    const double p = k->p[sample * k->p_step];
+    const uint64_t threshold = fd_threshold(p);
+    mask.offset += at + (uint64_t)sample * (uint64_t)k->m_sample;
+    if (n == FD_TILE && mask.offset % FD_BLOCK == 0 && !mask.stored && threshold && !(threshold >> 32)) {
+        fd_kernels_in_use->keep_blocks(bits, FD_TILE / FD_BLOCK, mask.offset / FD_BLOCK, mask.seed, mask.stream, threshold, soon,
+                                       soon ? (size_t)(FD_TILE * item(k)) : 0);
+        return;  /* the common case, straight to its place */
+    }
+    bits[(n - 1) / 64] = 0;  /* the last word may be filled in part */
+    fd_keep_bits((uint8_t *)bits, mask, p, n);
+}
+
+static void set_weight(const fd_samples *k, void *weights, size_t i, double weight)
+{
+    if (k->dtype == FD_F64)
+        ((double *)weights)[i] = weight;
+    else
+        ((float *)weights)[i] = (float)weight;
+}
+
+typedef struct {
+    int64_t row, from, n;
+    uint64_t m;
+} piece;
+
+static piece piece_of(const fd_samples *k, int64_t unit)
+{
+    int64_t row = unit / tiles(k), from = unit % tiles(k) * FD_TILE, rest = k->n - from;
+    return (piece){row, from, rest < FD_TILE ? rest : FD_TILE, (uint64_t)row * (uint64_t)k->m_row + (uint64_t)from};
+}
+
+void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+{
+    const fd_sample_kernels *kernels = kernels_in_use();
+    const int bypass = k->y != k->x && k->rows * k->n * item(k) >= BYPASS_BYTES;
+    const int counted = k->p_step == 0;
+    size_t planes = counted ? 0 : (size_t)k->samples;
+    uint64_t *bits = scratch, *fresh;
+    double factor;
+    if (counted) {
+        while (planes < DIGITS && k->samples >> planes)
+            planes++;
+        factor = fd_scale(*k->p) / (double)k->samples;
+    } else {
+        factor = 1.0 / (double)k->samples;
+    }
+    fresh = bits + planes * PLANE;
+    void *weights = fresh + PLANE;
+    for (size_t i = 0; i < planes; i++)
+        set_weight(k, weights, i, counted ? (double)((uint64_t)1 << i) : fd_scale(k->p[i]));
+
+    for (; unit < end; unit++) {
+        const piece t = piece_of(k, unit);
+        const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
+        if (counted) {
+            memset(bits, 0, planes * PLANE * 8);
+            size_t digits = 0;
+            for (int64_t s = 0; s < k->samples; s++) {
+                digits += (s + 1) >> digits != 0;  /* what a count of s + 1 has */
+                sample_bits(fresh, k, s, t.m, t.n, s ? NULL : x);
+                kernels->count(bits, digits, fresh);
+            }
+        } else {
+            for (int64_t s = 0; s < k->samples; s++)
+                sample_bits(bits + s * PLANE, k, s, t.m, t.n, s ? NULL : x);
+        }
+        kernels->mean[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, bits, planes, weights, factor,
+                                (size_t)t.n, bypass);
+    }
+}
+
+void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+{
+    const fd_sample_kernels *kernels = kernels_in_use();
+    uint64_t *bits = scratch;
+    void *weights = bits + k->samples * PLANE;
+    for (int64_t s = 0; s < k->samples; s++)
+        set_weight(k, weights, (size_t)s, fd_scale(k->p[s * k->p_step]));
+    for (; unit < end; unit++) {
+        const piece t = piece_of(k, unit);
+        const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
+        for (int64_t s = 0; s < k->samples; s++)
+            sample_bits(bits + s * PLANE, k, s, t.m, t.n, x + s * k->x_sample);
+        kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, k->x_sample, bits, (size_t)k->samples,
+                               weights, (size_t)t.n);
+    }
+}
