@@ -22,7 +22,7 @@ typedef struct fd_kernels {
                         const void *soon, size_t soon_bytes);
 
     /* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more
-     * than n / 64.  `bypass`: store past the cache. */
+     * than n / 64.  `bypass`: store past the cache; the caller fences (fd_run does, once). */
     fd_elementwise op[FD_OPS][FD_DTYPES];
 
     /* y[i] = bit i of bits */

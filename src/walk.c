@@ -5,7 +5,7 @@
  *
  *   along   the run follows the mask's own order: the bits of a window of the stream, shifted into place
  *   shared  one decision for the whole run (spatial dropout, drop path): all ones or all zeros
- *   across  the run crosses the mask's order (transposed, Fortran, channels-last arrays): 64 rows of bits are made along
+ *   across  the run crosses the mask's order (transposed, Fortran, channels-last arrays): rows of bits are made along
  *           the mask, and 64 x 64 bit squares turned
  *
  *       mask order j ->                      memory order i ->
@@ -22,8 +22,8 @@
 enum {
     WINDOW = FD_TILE / FD_BLOCK + 2,                /* blocks that cover a tile from anywhere: 17, made in pairs */
     WORDS = FD_TILE / 64 + 1,                       /* of a tile's bits; kernels read one more than they use */
-    SQUARE = 64,                                    /* rows of bits turned at a time, in */
-    ACROSS = 512,                                   /* columns: two in three blocks of each row are whole */
+    ALONG = 256,                                    /* a crossed run: 4 squares, long enough for the prefetcher */
+    ACROSS = 512,                                   /* runs beside it: two in three blocks of each row are whole */
     NEAR_BYTES = 1 << 15,                           /* arrays up to this size are likely to be in cache */
     BYPASS_BYTES = 8 << 20,                         /* stores past the cache pay from here on, */
     BYPASS_RUN = 1024,                              /* for runs of so many bytes */
@@ -263,9 +263,9 @@ void fd_plan(fd_walk *k)
     k->tiles = k->rows_a_unit = 1;
     k->ahead = 0;
     if (k->crossed) {
-        int64_t squares = (n + SQUARE - 1) / SQUARE, strips = (k->shape[last - 1] + ACROSS - 1) / ACROSS;
+        int64_t runs = (n + ALONG - 1) / ALONG, strips = (k->shape[last - 1] + ACROSS - 1) / ACROSS;
         k->rows /= k->shape[last - 1];
-        k->tiles = squares * strips;
+        k->tiles = runs * strips;
         k->units = k->rows * k->tiles;
         k->ahead = k->shape[last - 1] < ACROSS && (uint64_t)k->m_step[last] <= ACROSS;
         return;
@@ -357,32 +357,36 @@ static void turn(uint64_t row[64])
         }
 }
 
-static void run_square(const fd_walk *k, window *w, place s, int64_t i0, int64_t j0)
+static void run_crossed(const fd_walk *k, window *w, place s, int64_t i0, int64_t j0)
 {
     const int last = k->ndim - 1, across = last - 1;
-    const int64_t rows = k->shape[last] - i0 < SQUARE ? k->shape[last] - i0 : SQUARE;
+    const int64_t rows = k->shape[last] - i0 < ALONG ? k->shape[last] - i0 : ALONG;
     const int64_t columns = k->shape[across] - j0 < ACROSS ? k->shape[across] - j0 : ACROSS;
     const uint64_t threshold = fd_threshold(*s.p);
     const double scale = fd_scale(*s.p);
-    uint64_t square[ACROSS / 64][SQUARE];
+    uint64_t square[ACROSS / 64][ALONG / 64][64];
     step_place(&s, k, last, i0);
     step_place(&s, k, across, j0);
-    memset(square, 0, sizeof square);
+    if (rows < ALONG)
+        memset(square, 0, sizeof square);
     for (int64_t i = 0; i < rows; i++) {
-        const uint64_t *bits = bits_along(w, k, s.m + (uint64_t)i * (uint64_t)k->m_step[last],
-                                          (size_t)columns, threshold, NULL);
+        const uint64_t *bits = bits_along(w, k, s.m + (uint64_t)i * (uint64_t)k->m_step[last], (size_t)columns, threshold, NULL);
         for (int64_t j = 0; j < columns; j += 64)
-            square[j / 64][i] = bits[j / 64];
+            square[j / 64][i / 64][i % 64] = bits[j / 64];
     }
     for (int64_t j = 0; j < columns; j++) {
-        if (j % 64 == 0)
-            turn(square[j / 64]);
-        apply_run(k, &s, &square[j / 64][j % 64], (size_t)rows, scale);
+        uint64_t bits[ALONG / 64 + 1];
+        for (int64_t i = 0; i < rows; i += 64) {
+            if (j % 64 == 0)
+                turn(square[j / 64][i / 64]);
+            bits[i / 64] = square[j / 64][i / 64][j % 64];
+        }
+        apply_run(k, &s, bits, (size_t)rows, scale);
         step_place(&s, k, across, 1);
     }
 }
 
-void fd_run(const fd_walk *k, int64_t unit, int64_t end)
+static void run_units(const fd_walk *k, int64_t unit, int64_t end)
 {
     const int last = k->ndim - 1;
     const int64_t n = k->shape[last];
@@ -390,10 +394,10 @@ void fd_run(const fd_walk *k, int64_t unit, int64_t end)
     window w;
     w.count = 0;
     if (k->crossed) {
-        int64_t squares = (n + SQUARE - 1) / SQUARE;
+        int64_t runs = (n + ALONG - 1) / ALONG;
         for (; unit < end; unit++) {
             int64_t tile = unit % k->tiles;
-            run_square(k, &w, place_of_row(k, last - 1, unit / k->tiles, at), tile % squares * SQUARE, tile / squares * ACROSS);
+            run_crossed(k, &w, place_of_row(k, last - 1, unit / k->tiles, at), tile % runs * ALONG, tile / runs * ACROSS);
         }
         return;
     }
@@ -412,6 +416,15 @@ void fd_run(const fd_walk *k, int64_t unit, int64_t end)
         run_row(k, &w, s, n);
         next_row(&s, k, last, at);
     }
+}
+
+void fd_run(const fd_walk *k, int64_t unit, int64_t end)
+{
+    run_units(k, unit, end);
+#if defined(__x86_64__)
+    if (k->bypass)
+        __builtin_ia32_sfence();
+#endif
 }
 
 void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)

@@ -109,5 +109,3 @@ static inline __m128i vf_to_bf16(vf a)
 }
 static inline void vf_store_bf16(uint16_t *p, vf a) { _mm_storeu_si128((__m128i *)p, vf_to_bf16(a)); }
 static inline void vf_stream_bf16(uint16_t *p, vf a) { _mm_stream_si128((__m128i *)p, vf_to_bf16(a)); }
-
-static inline void vec_fence(void) { _mm_sfence(); }

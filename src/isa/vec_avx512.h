@@ -104,5 +104,3 @@ static inline __m256i vf_to_bf16(vf a)
 }
 static inline void vf_store_bf16(uint16_t *p, vf a) { _mm256_storeu_si256((__m256i *)p, vf_to_bf16(a)); }
 static inline void vf_stream_bf16(uint16_t *p, vf a) { _mm256_stream_si256((__m256i *)p, vf_to_bf16(a)); }
-
-static inline void vec_fence(void) { _mm_sfence(); }

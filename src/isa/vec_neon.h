@@ -86,5 +86,3 @@ static inline void vf_store_bf16(uint16_t *p, vf a)
     vst1_u16(p, vshrn_n_u32(vbslq_u32(number, even, vorrq_u32(v, vdupq_n_u32(0x400000))), 16));
 }
 static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
-
-static inline void vec_fence(void) {}

@@ -113,5 +113,3 @@ static inline void vf_store_bf16(uint16_t *p, vf a)
         p[i] = f32_to_bf16(a.v[i]);
 }
 static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
-
-static inline void vec_fence(void) {}

@@ -1,0 +1,170 @@
+"""Fused ops: each equals its NumPy twin bit for bit, drops what `dropout` drops, and has the gradient it says."""
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+from fastdrop import backends
+from fastdrop.backends import reference
+
+core = pytest.importorskip("fastdrop._core")
+
+DTYPES = [np.float32, np.float64, np.float16, pytest.importorskip("ml_dtypes").bfloat16]
+SHAPES = [(1,), (63,), (64,), (65,), (5, 7), (3, 1024), (2, 3, 130), (9, 4100), (200, 3)]
+
+
+@pytest.fixture(params=core.isa_found())
+def isa(request):
+    before, backend = core.isa(), fd.get_backend()
+    fd.use_backend("native")
+    core.use_isa(request.param)
+    yield request.param
+    assert core.isa() == request.param
+    assert fd.get_backend() == "native"
+    core.use_isa(before)
+    fd.use_backend(backend)
+
+
+def same_bits(a, b):
+    kind = {2: np.uint16, 4: np.uint32, 8: np.uint64}[a.itemsize]
+    return a.shape == b.shape and np.array_equal(np.ascontiguousarray(a).view(kind), np.ascontiguousarray(b).view(kind))
+
+
+def arrays(shape, dtype, seed, fortran):
+    rng = np.random.default_rng(seed)
+    x, residual, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
+    x.flat[0], residual.flat[-1], dy.flat[-1] = np.nan, -0.0, np.inf
+    x.flat[x.size // 2] = -0.0
+    return (np.asfortranarray(x) if fortran else x), residual, rng.standard_normal(shape[-1:]).astype(dtype), dy
+
+
+@pytest.mark.parametrize("fortran", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+def test_equals_the_reference_bit_for_bit(isa, shape, dtype, p, fortran):
+    x, residual, bias, dy = arrays(shape, dtype, len(shape), fortran)
+    for mask in (fd.mask(shape, p, rng=3), fd.mask((*(1,) * (len(shape) - 1), shape[-1]), p, rng=4)):
+        expected = [np.empty_like(x) for _ in range(4)]
+        reference.dropout_add(expected[0], x, residual, None, mask)
+        reference.dropout_add(expected[1], x, residual, np.broadcast_to(bias, shape), mask)
+        reference.relu_dropout(expected[2], x, mask)
+        reference.relu_dropout_backward(expected[3], dy, x, mask)
+        for threads in (1, 3):
+            with fd.threads(threads):
+                assert same_bits(fd.dropout_add(x, residual, mask=mask)[0], expected[0])
+                assert same_bits(fd.dropout_add(x, residual, bias=bias, mask=mask)[0], expected[1])
+                assert same_bits(fd.relu_dropout(x, mask=mask)[0], expected[2])
+                assert same_bits(fd.relu_dropout_backward(dy, x, mask), expected[3])
+                assert same_bits(fd.relu_dropout_backward(dy, expected[2], mask), expected[3])
+
+
+@pytest.mark.parametrize("backend", backends.available())
+def test_drops_what_dropout_drops(backend):
+    before = fd.get_backend()
+    fd.use_backend(backend)
+    try:
+        x = np.random.default_rng(0).standard_normal((40, 50))
+        y, mask = fd.dropout_add(x, np.zeros_like(x), 0.3, rng=8)
+        assert np.array_equal(y, fd.dropout(x, 0.3, rng=8)[0])
+        assert mask == fd.mask(x.shape, 0.3, rng=8)
+        assert np.array_equal(fd.relu_dropout(x, 0.3, rng=8)[0], fd.dropout(np.maximum(x, 0), 0.3, rng=8)[0])
+    finally:
+        fd.use_backend(before)
+
+
+def central_difference(f, x, dy, h=1e-6):
+    grad = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = h
+        grad[i] = ((f(x + step) - f(x - step)) * dy).sum() / (2 * h)
+    return grad
+
+
+@pytest.mark.parametrize("mask_shape", [(6, 5), (1, 5), (6, 1)])
+def test_gradients_by_central_differences(mask_shape):
+    rng = np.random.default_rng(1)
+    x, residual, dy = (rng.standard_normal((6, 5)) for _ in range(3))
+    bias = rng.standard_normal(5)
+    mask = fd.mask(mask_shape, 0.4, rng=2)
+    dx, dbias = fd.dropout_add_backward(dy, mask, bias_shape=bias.shape)
+    f = lambda x, r, b: fd.dropout_add(x, r, bias=b, mask=mask)[0]  # noqa: E731
+    assert np.allclose(dx, central_difference(lambda x: f(x, residual, bias), x, dy), atol=1e-8)
+    assert np.allclose(dy, central_difference(lambda r: f(x, r, bias), residual, dy), atol=1e-8)
+    assert np.allclose(dbias, central_difference(lambda b: f(x, residual, b), bias, dy), atol=1e-8)
+    drelu = fd.relu_dropout_backward(dy, x, mask)
+    assert np.allclose(drelu, central_difference(lambda x: fd.relu_dropout(x, mask=mask)[0], x, dy), atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(1000, 700), (3, 400, 350), (300_000,)])
+@pytest.mark.parametrize("bias_shape", [(), (-1,), "first"])
+def test_bias_gradient_is_the_sum_over_shared_axes(shape, bias_shape):
+    if bias_shape == "first":
+        bias_shape = (shape[0],) + (1,) * (len(shape) - 1)
+    bias_shape = tuple(shape[-1] if n == -1 else n for n in bias_shape)
+    dy = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    mask = fd.mask(shape, 0.1, rng=1)
+    results = []
+    for threads in (1, 2, 4):
+        with fd.threads(threads):
+            results.append(fd.dropout_add_backward(dy, mask, bias_shape=bias_shape))
+    dx, dbias = results[0]
+    assert np.array_equal(dx, mask.apply(dy))
+    padded = (1,) * (len(shape) - len(bias_shape)) + bias_shape
+    axes = tuple(a for a, n in enumerate(padded) if n == 1)
+    exact = dx.astype(np.float64).sum(axis=axes).reshape(bias_shape)
+    assert np.allclose(dbias, exact, rtol=1e-5, atol=1e-3)
+    assert all(np.array_equal(dbias, other) for _, other in results)
+
+
+def test_in_place_and_not_training():
+    x, residual = (np.random.default_rng(i).standard_normal((30, 40)).astype(np.float32) for i in (0, 1))
+    mask = fd.mask(x.shape, 0.2, rng=0)
+    expected = fd.dropout_add(x, residual, mask=mask)[0]
+    for target in ("x", "residual"):
+        copies = {"x": x.copy(), "residual": residual.copy()}
+        out = copies[target]
+        assert fd.dropout_add(copies["x"], copies["residual"], mask=mask, out=out)[0] is out
+        assert np.array_equal(out, expected)
+    rng = fd.Rng(5)
+    y, unused = fd.dropout_add(x, residual, 0.2, rng=rng, training=False)
+    assert np.array_equal(y, x + residual)
+    assert rng.stream == 0
+    assert unused.keep().all()
+
+
+def test_takes_buffers():
+    x, residual = (np.random.default_rng(i).standard_normal(24).astype(np.float32) for i in (0, 1))
+    out = bytearray(96)
+    y, mask = fd.dropout_add(memoryview(x), residual.tobytes(), 0.2, rng=0, out=out, dtype=np.float32)
+    assert y is out
+    assert np.array_equal(np.frombuffer(out, np.float32), fd.dropout_add(x, residual, mask=mask)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"residual": np.ones((4, 3))}, ValueError, "residual"),
+        ({"residual": np.ones((4, 4), np.float32)}, TypeError, "residual"),
+        ({"bias": np.ones(3)}, ValueError, "bias"),
+        ({"bias": np.ones(4, np.int64)}, TypeError, "bias"),
+        ({"p": 1.5}, ValueError, "p is a probability"),
+        ({"x": np.ones((4, 4), int)}, TypeError, "x must be float16"),
+        ({"mask": 3}, TypeError, "mask must be a fastdrop.Mask"),
+        ({"mask": fd.mask((3, 4, 4), 0.5, rng=0)}, ValueError, "mask of shape"),
+        ({"out": np.ones((4, 5))}, ValueError, "out must have shape"),
+    ],
+)
+def test_bad_input_is_named_and_changes_nothing(change, error, words):
+    rng = fd.Rng(0)
+    args = {"x": np.ones((4, 4)), "residual": np.ones((4, 4)), "p": 0.5, "rng": rng} | change
+    with pytest.raises(error, match=words):
+        fd.dropout_add(**args)
+    assert rng.stream == 0
+
+
+def test_out_may_not_overlap_in_part():
+    whole = np.ones(20)
+    with pytest.raises(ValueError, match="overlap"):
+        fd.dropout_add(whole[:10], np.ones(10), 0.5, rng=0, out=whole[5:15])
