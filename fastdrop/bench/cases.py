@@ -196,7 +196,44 @@ def shared(own):
     return prepare
 
 
+def dropout_add(shape, dtype, p):
+    x, residual, bias = normal(shape, dtype), normal(shape, dtype, seed=1), normal(shape[-1:], dtype, seed=2)
+    y = touched(x)
+    return Prepared(
+        lambda rng: (fd.dropout_add(x, residual, p, bias=bias, rng=rng, out=y)[0],),
+        {"add": lambda: np.add(x, residual, out=y), "copy": lambda: np.copyto(y, x)},
+    )
+
+
+def dropout_add_backward(shape, dtype, p):
+    dy = normal(shape, dtype)
+    dx, residual = touched(dy), normal(shape, dtype, seed=1)
+    return Prepared(
+        lambda rng: fd.dropout_add_backward(dy, fd.mask(shape, p, rng=rng), bias_shape=shape[-1:], out=dx),
+        {"add": lambda: np.add(dy, residual, out=dx), "copy": lambda: np.copyto(dx, dy)},
+    )
+
+
+def relu_dropout(shape, dtype, p):
+    x, residual = normal(shape, dtype), normal(shape, dtype, seed=1)
+    y = touched(x)
+    return Prepared(
+        lambda rng: (fd.relu_dropout(x, p, rng=rng, out=y)[0],),
+        {"add": lambda: np.add(x, residual, out=y), "copy": lambda: np.copyto(y, x)},
+    )
+
+
+def relu_dropout_backward(shape, dtype, p):
+    dy, x = normal(shape, dtype), normal(shape, dtype, seed=1)
+    dx = touched(dy)
+    return Prepared(
+        lambda rng: (fd.relu_dropout_backward(dy, x, fd.mask(shape, p, rng=rng), out=dx),),
+        {"add": lambda: np.add(x, dy, out=dx), "copy": lambda: np.copyto(dx, dy)},
+    )
+
+
 FLAT = ((1000,), (64 * 1024,), (M,), (16 * M,))
+ROWS = ((64, 1024), (16 * 1024, 1024))
 SQUARE = ((256, 256), (4096, 4096))
 IMAGES = ((4, 16, 32, 32), (64, 64, 64, 64))
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -219,6 +256,10 @@ CASES = {
         Case("spatial", "reused", shared(lambda s: (*s[:2], 1, 1)), READ_WRITE, 2, IMAGES, proved=M),
         Case("locked", "reused", shared(lambda s: (s[0], 1, s[2])), READ_WRITE, 2, SEQUENCES, proved=M),
         Case("drop path", "reused", shared(lambda s: (s[0], 1, 1)), READ_WRITE, 2, SEQUENCES, proved=M),
+        Case("dropout_add", "reused", dropout_add, "x, residual read, y written", 3, ROWS),
+        Case("dropout_add, backward", "reused", dropout_add_backward, READ_WRITE, 2, ROWS, tolerance=1e-6),
+        Case("relu_dropout", "reused", relu_dropout, READ_WRITE, 2, ROWS),
+        Case("relu_dropout, backward", "reused", relu_dropout_backward, "dy, x read, dx written", 3, ROWS),
     ]
 }
 

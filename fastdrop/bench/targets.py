@@ -14,6 +14,7 @@ from .worker import Job
 BIG = (16 * M,)  # 64 MiB of float32
 IMAGES = (64, 64, 64, 64)
 SEQUENCES = (64, 512, 512)
+ROWS = (16 * 1024, 1024)
 RIVAL_P = 0.1
 
 
@@ -134,6 +135,10 @@ CHECKS = [
     within("16", 1.1, "spatial mask, 64 MiB, over np.multiply", Job("spatial", IMAGES), "multiply"),
     within("16", 1.1, "locked mask, 64 MiB, over np.multiply", Job("locked", SEQUENCES), "multiply"),
     within("16", 1.1, "drop-path mask, 64 MiB, over np.multiply", Job("drop path", SEQUENCES), "multiply"),
+    *[
+        within("fused", 1.3, f"{op}, 64 MiB, over np.add", Job(op, ROWS), "add")
+        for op in ("dropout_add", "dropout_add, backward", "relu_dropout", "relu_dropout, backward")
+    ],
 ]
 
 CURVE_SIZES = tuple(2**k for k in range(8, 27, 2))
