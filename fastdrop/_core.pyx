@@ -40,6 +40,7 @@ cdef extern from "fastdrop.h" nogil:
         int64_t *m_step
         int64_t *p_step
         int64_t units
+        int crossed, bypass
     void fd_plan(fd_walk *walk)
     void fd_run(const fd_walk *walk, int64_t first_unit, int64_t last_unit)
     void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
@@ -103,8 +104,7 @@ cdef enum:
     SERIAL = 1 << 16  # elements under which starting threads costs more than it gains
 
 cdef int threads = 1          # set by fastdrop.threads
-cdef bint used_threads = False
-cdef bint forked = False      # a child of a process that had used OpenMP: a parallel region would hang in libgomp
+cdef bint forked = False      # in a child of a process that had used OpenMP a parallel region would hang in libgomp
 
 
 def set_threads(int n):
@@ -114,11 +114,11 @@ def set_threads(int n):
 
 def after_fork():
     global forked
-    forked = used_threads
+    forked = fd_openmp
 
 
 def serial_only():
-    """True in a forked child whose parent had started OpenMP threads."""
+    """True in a forked child, whose parent, or another library in it, may have started OpenMP threads."""
     return forked
 
 
@@ -215,7 +215,6 @@ def release_buffers():
 
 cdef int run(fd_walk *walk, int64_t size) except -1 nogil:
     """Cut the units of a planned walk among threads. The cut changes no bit of the result."""
-    global used_threads
     cdef int64_t part, parts, units
     fd_plan(walk)
     units = walk.units
@@ -223,7 +222,6 @@ cdef int run(fd_walk *walk, int64_t size) except -1 nogil:
     if parts == 1 or forked or size < SERIAL or units < 2:
         fd_run(walk, 0, units)
         return 0
-    used_threads = True
     if parts > units:
         parts = units
     for part in prange(parts, num_threads=<int>parts, schedule="static"):
@@ -248,9 +246,35 @@ cdef int source(fd_source *out, Fields mask) except -1:
 cdef int sweep(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
     cdef fd_walk walk
     cdef double p
+    fill(&walk, &p, op, dtype, y, inputs, mask)
+    with nogil:
+        run(&walk, cnp.PyArray_SIZE(y))
+    return 0
+
+
+def way(cnp.ndarray y, cnp.ndarray x, mask):
+    """How `apply` would go about these arrays; for tests that a fast way has not been lost."""
+    cdef fd_walk walk
+    cdef double p
+    cdef int last, a
+    fill(&walk, &p, FD_APPLY, dtype_of(y), y, (x,), mask)
+    fd_plan(&walk)
+    last = walk.ndim - 1
+    return {
+        "isa": isa(),
+        "axes": [walk.shape[a] for a in range(walk.ndim)],
+        "bits": "across" if walk.crossed else {0: "shared", 1: "along"}.get(walk.m_step[last], "one by one"),
+        "x packed": walk.in_step[0][last] != cnp.PyArray_ITEMSIZE(x),
+        "y packed": walk.y_step[last] != cnp.PyArray_ITEMSIZE(y),
+        "units": walk.units,
+        "past the cache": bool(walk.bypass),
+    }
+
+
+cdef int fill(fd_walk *walk, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
+    """The upper part of ``walk``; ``p`` is where a scalar p is kept. An array p is a view of the mask's, which lives on."""
     cdef cnp.ndarray ps, x
     cdef int a, i, ndim = cnp.PyArray_NDIM(y)
-    cdef int64_t size = cnp.PyArray_SIZE(y)
     cdef uint64_t step = 1
     cdef bint whole
     source(&walk.mask, mask)
@@ -266,8 +290,8 @@ cdef int sweep(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mas
             walk.in_step[i][a] = cnp.PyArray_STRIDE(x, a)
     shape = (<object>y).shape
     if type(mask._p) is float:
-        p = mask._p
-        walk.p = &p
+        p[0] = mask._p
+        walk.p = p
         ps = None
     else:
         ps = np.broadcast_to(mask.wide_p(), shape)
@@ -281,8 +305,6 @@ cdef int sweep(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mas
         walk.p_step[a] = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
         walk.m_step[a] = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
         step *= <uint64_t>walk.shape[a]
-    with nogil:
-        run(&walk, size)
     return 0
 
 
@@ -328,7 +350,6 @@ def keep_bits(cnp.ndarray out, Fields mask, int64_t n):
     cdef uint8_t *bytes = <uint8_t *>cnp.PyArray_DATA(out)
     cdef double p = mask._p
     cdef int64_t part, parts, chunk
-    global used_threads
     source(&s, mask)
     parts = 1 if forked or n < SERIAL else threads
     chunk = ((n + parts - 1) // parts + 255) // 256 * 256
@@ -337,7 +358,6 @@ def keep_bits(cnp.ndarray out, Fields mask, int64_t n):
         with nogil:
             fd_keep_bits(bytes, s, p, n)
         return
-    used_threads = True
     for part in prange(parts, num_threads=<int>parts, schedule="static", nogil=True):
         some_bits(bytes + part * chunk // 8, s, p, part * chunk, min(chunk, n - part * chunk))
 

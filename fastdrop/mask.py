@@ -271,9 +271,9 @@ class Mask(Fields):
         return (0,) * lead + tuple(own)
 
     def wide_p(self):
-        """p as NumPy broadcasts it against the mask: the float, or the array with 1s for the axes it does not have."""
+        """p as NumPy broadcasts it against the mask: the float, or a view of the array with an axis for each of the mask's."""
         p = self._p
-        return p if type(p) is float else p.reshape(p.shape + (1,) * (len(self._shape) - p.ndim))
+        return p if type(p) is float else p[(..., *(np.newaxis,) * (len(self._shape) - p.ndim))]
 
     # -- arrays of it --------------------------------------------------------------------------------------------------
 

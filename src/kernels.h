@@ -22,12 +22,20 @@ typedef struct fd_kernels {
                         const void *soon, size_t soon_bytes);
 
     /* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more
-     * than n / 64.  `bypass`: store past the cache; the caller fences (fd_run does, once). */
+     * than n / 64.  `bypass`: store past the cache; the caller fences. */
     fd_elementwise op[FD_OPS][FD_DTYPES];
 
     /* y[i] = bit i of bits */
     void (*keep)(uint8_t *y, const uint64_t *bits, size_t n);
 } fd_kernels;
+
+/* After stores past the cache, before another thread may read them. */
+static inline void fd_fence(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
 
 extern const fd_kernels fd_kernels_scalar, fd_kernels_avx2, fd_kernels_avx512, fd_kernels_neon;
 

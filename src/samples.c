@@ -124,6 +124,8 @@ void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scrat
         kernels->mean[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, bits, planes, weights, factor,
                                 (size_t)t.n, bypass);
     }
+    if (bypass)
+        fd_fence();
 }
 
 void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)

@@ -421,10 +421,8 @@ static void run_units(const fd_walk *k, int64_t unit, int64_t end)
 void fd_run(const fd_walk *k, int64_t unit, int64_t end)
 {
     run_units(k, unit, end);
-#if defined(__x86_64__)
     if (k->bypass)
-        __builtin_ia32_sfence();
-#endif
+        fd_fence();
 }
 
 void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
