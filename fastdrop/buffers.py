@@ -61,8 +61,8 @@ def view(obj, name, dtype=None, writable=False):
     if isinstance(obj, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: dropout would lose its mask; pass {name}.filled(0)")
     if isinstance(obj, np.ndarray):
-        array = obj if dtype is None else np.asarray(obj).view(dtype)
-        array = array if type(array) is np.ndarray else array.view(np.ndarray)
+        array = obj if type(obj) is np.ndarray else obj.view(np.ndarray)
+        array = array if dtype is None else _reread(array, name, dtype)
     else:
         array = _foreign(obj, name, dtype, writable)
     if writable and not array.flags.writeable:
@@ -73,20 +73,28 @@ def view(obj, name, dtype=None, writable=False):
 def _foreign(obj, name, dtype, writable):
     try:
         buffer = memoryview(obj)
-    except TypeError:
+    except (TypeError, BufferError):
         buffer = None
     if buffer is not None:
         if dtype is None:
             return np.asarray(buffer)
         if not buffer.c_contiguous:
             raise ValueError(f"{name} must be contiguous to be read as {np.dtype(dtype)}, got strides {buffer.strides}")
-        return np.frombuffer(buffer, dtype)
+        return _reread(np.frombuffer(buffer, np.uint8), name, dtype)
     if hasattr(obj, "__dlpack__"):
         array = _from_dlpack(obj, name)
-        return array if dtype is None else array.view(dtype)
+        return array if dtype is None else _reread(array, name, dtype)
     if writable and not hasattr(obj, "__array_interface__"):
         raise TypeError(f"{name} must be an array or a writable buffer, got {type(obj).__name__}")
     return np.asarray(obj, dtype)
+
+
+def _reread(array, name, dtype):
+    try:
+        return array.view(dtype)
+    except ValueError:
+        shape = f"shape {array.shape} and strides {array.strides}"
+        raise ValueError(f"{name} cannot be read as {np.dtype(dtype)}: got {array.dtype} of {shape}") from None
 
 
 def _from_dlpack(obj, name):
