@@ -19,8 +19,8 @@ KERNELS = (
 )  # fmt: skip
 WIDE = {"dropout": 8, "dropout_add": 16}  # 16-byte accesses of the path that all whole threads take, at least
 
-# Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 96 for 512. Hiding
-# the memory's delay needs some 40 kB in flight a multiprocessor, and 640 threads of `dropout` have that.
+# Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 96 for 512. It
+# takes some 40 kB in flight a multiprocessor to hide the delay of memory, and 640 threads of `dropout` have that.
 REGISTERS = {"dropout": 48, "float64": 96, "otherwise": 64}
 
 

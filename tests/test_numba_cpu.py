@@ -161,6 +161,30 @@ def test_memory_layout_changes_nothing(name):
             np.testing.assert_array_equal(bits_of(y), bits_of(want))
 
 
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("op", ["dropout_add", "dropout_add without bias", "relu_dropout", "relu_dropout_backward"])
+def test_fused_ops_are_the_reference(name, op):
+    rng = np.random.default_rng(3)
+    x, b, c = rng.standard_normal((3, 60, 71)).astype(dtype_of(name))
+    x[::5, ::7] = np.nan
+    x[1::5, ::3] = -0.0
+    mask = fd.mask(x.shape, 0.3, rng=4)
+    op, _, without = op.partition(" ")
+    others = {"relu_dropout": (), "relu_dropout_backward": (b,)}.get(op, (b, None if without else c))
+    bias = np.broadcast_to(c[0], x.shape)
+    calls = [(x, *others), (np.asfortranarray(x), *others)]
+    if op == "dropout_add" and not without:
+        calls.append((x, b[::-1], bias))
+    for arguments in calls:
+        want, got = np.empty_like(arguments[0]), np.empty_like(arguments[0])
+        getattr(reference, op)(want, *arguments, mask)
+        getattr(numba_cpu, op)(got, *arguments, mask)
+        np.testing.assert_array_equal(bits_of(got), bits_of(want))
+        copy = arguments[0].copy(order="K")
+        getattr(numba_cpu, op)(copy, copy, *arguments[1:], mask)
+        np.testing.assert_array_equal(bits_of(copy), bits_of(want))
+
+
 def test_gradient_of_a_broadcast_x_is_summed():
     mask = fd.mask((6, 5, 4), 0.5, rng=3)
     dy = np.random.default_rng(0).standard_normal((6, 5, 4))
@@ -228,7 +252,7 @@ def test_kernels_are_kept_on_disk(tmp_path):
         from fastdrop.backends import numba_cpu
         x = np.ones(100, np.float32)
         numba_cpu.apply(x, x, fd.mask(100, 0.5, rng=0))
-        print(sum(numba_cpu._SAME.stats.cache_hits.values()))
+        print(sum(numba_cpu._kernel('float32', numba_cpu.rule.drop).stats.cache_hits.values()))
         """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -246,7 +270,10 @@ def test_loop_over_lanes_runs_as_vectors():
     assert len(vectors) >= 20
 
 
-def test_package_import_does_not_import_numba():
-    code = "import sys, fastdrop; print('numba' in sys.modules, 'numba.cuda' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+def test_package_import_leaves_numba_alone():
+    """numba.cuda starts the driver and breaks fork; numba is half a second, wanted only where it is the backend."""
+    code = "import sys, fastdrop; print(fastdrop.get_backend(), 'numba' in sys.modules, 'numba.cuda' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    backend, imported, cuda = done.stdout.split()
+    assert imported == str(backend == "numba")
+    assert cuda == "False"

@@ -17,6 +17,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -153,9 +154,21 @@ def _gather(tile, x, start, first, n, shape, steps):
         column = first + done - row * inner
         run = min(inner - column, n - done)
         at = start + _locate(row, shape[:-1], steps[:-1]) + column * step
-        for i in range(run):
-            tile[done + i] = x[at + i * step]
+        if step == 1:
+            tile[done : done + run] = x[at : at + run]
+        else:
+            for i in range(run):
+                tile[done + i] = x[at + i * step]
         done += run
+
+
+@register_jitable
+def _part(tile, x, which, starts, first, n, shape, steps, in_order):
+    """Elements of an input as a run: its own memory where that is one, a copy in ``tile`` where not."""
+    if in_order[which]:
+        return x[starts[which] + first : starts[which] + first + n]
+    _gather(tile, x, starts[which], first, n, shape, steps[which])
+    return tile[:n]
 
 
 @register_jitable
@@ -167,14 +180,12 @@ def _scatter(y, tile, start, first, n, shape, steps):
         column = first + done - row * inner
         run = min(inner - column, n - done)
         at = start + _locate(row, shape[:-1], steps[:-1]) + column * step
-        for i in range(run):
-            y[at + i * step] = tile[done + i]
+        if step == 1:
+            y[at : at + run] = tile[done : done + run]
+        else:
+            for i in range(run):
+                y[at + i * step] = tile[done + i]
         done += run
-
-
-@register_jitable
-def _is_flat(shape, steps):
-    return shape.size == 1 and steps[0] == 1
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------
@@ -233,46 +244,67 @@ def _bit_kernels(sources):
     return keep_bytes, keep_bits
 
 
-def _float_kernels(sources, widen, narrow):
+def _float_kernel(sources, widen, narrow, op):
+    """The kernel y = op(kept, a, b, c, scale), element by element; ``count`` of a, b and c are inputs of it."""
+
     @register_jitable
-    def body(y, x, keep, scale):
+    def body(y, a, b, c, keep, scale):
         for i in range(y.size):
-            y[i] = narrow(rule.select(keep[i] != 0, widen(x[i]), scale))
+            y[i] = narrow(op(keep[i] != 0, widen(a[i]), widen(b[i]), widen(c[i]), scale))
 
     @njit(nogil=True, cache=True)
-    def apply(y, x, y_start, x_start, shape, y_steps, x_steps, in_place, mask, chances, scales, first, last):
+    def kernel(y, a, b, c, count, starts, shape, steps, in_order, in_place, mask, chances, scales, first, last):
         assert sources
         scratch = _scratch()
         keep = scratch[0]
-        flat = _is_flat(shape, x_steps) and _is_flat(shape, y_steps)
-        tile, done = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype)
+        ty, ta = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype)
+        tb, tc = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype)
         while first < last:
             n, p = _tile(scratch, 0, first, last, mask, chances)
-            y_at, x_at = y_start + first, x_start + first
-            if flat and not in_place:
-                body(y[y_at : y_at + n], x[x_at : x_at + n], keep, scales[p])
-            elif flat:  # by way of the tile: a loop whose arrays overlap runs unvectorised
-                body(done[:n], x[x_at : x_at + n], keep, scales[p])
-                y[y_at : y_at + n] = done[:n]
-            else:
-                _gather(tile, x, x_start, first, n, shape, x_steps)
-                body(done[:n], tile[:n], keep, scales[p])
-                _scatter(y, done, y_start, first, n, shape, y_steps)
+            pa = _part(ta, a, 1, starts, first, n, shape, steps, in_order)
+            pb = _part(tb, b, 2, starts, first, n, shape, steps, in_order) if count > 1 else pa
+            pc = _part(tc, c, 3, starts, first, n, shape, steps, in_order) if count > 2 else pa
+            if in_order[0] and not in_place:
+                body(y[starts[0] + first : starts[0] + first + n], pa, pb, pc, keep, scales[p])
+            else:  # by way of a tile: a loop whose arrays overlap runs unvectorised
+                body(ty[:n], pa, pb, pc, keep, scales[p])
+                _scatter(y, ty, starts[0], first, n, shape, steps[0])
             first += n
 
-    return apply
+    return kernel
 
 
 _keep_bytes, _keep_bits = _bit_kernels(_SOURCES)
 
-# dtype's name -> (what its memory is seen as, what it is computed in, the kernel)
-_SAME = _float_kernels(_SOURCES, rule.same, rule.same)
+# dtype's name -> what its memory is seen as, what it is computed in, and how it gets there and back
 _DTYPES = {
-    "float32": (np.float32, np.float32, _SAME),
-    "float64": (np.float64, np.float64, _SAME),
-    "float16": (np.uint16, np.float32, _float_kernels(_SOURCES, rule.f16_to_f32, rule.f32_to_f16)),
-    "bfloat16": (np.uint16, np.float32, _float_kernels(_SOURCES, rule.bf16_to_f32, rule.f32_to_bf16)),
+    "float32": (np.float32, np.float32, rule.same, rule.same),
+    "float64": (np.float64, np.float64, rule.same, rule.same),
+    "float16": (np.uint16, np.float32, rule.f16_to_f32, rule.f32_to_f16),
+    "bfloat16": (np.uint16, np.float32, rule.bf16_to_f32, rule.f32_to_bf16),
 }
+
+
+@cache
+def _kernel(dtype, op):
+    return _float_kernel(_SOURCES, *_DTYPES[dtype][2:], op)
+
+
+def _elementwise(op, y, inputs, mask):
+    """y = op(inputs) under ``mask``; ``y`` may be one of them."""
+    seen_as, computed_in, _, _ = _DTYPES[y.dtype.name]
+    arrays = [y, *inputs]
+    memory, starts = zip(*(_flat(one, seen_as) for one in arrays), strict=True)
+    memory += memory[1:2] * (4 - len(memory))
+    shape, steps = _walk(y.shape, *map(_steps, arrays))
+    in_order = np.array([one.flags.c_contiguous for one in arrays])
+    in_place = any(np.may_share_memory(y, one) for one in inputs)
+    with np.errstate(over="ignore"):
+        scales = np.atleast_1d(scale_of(mask.p)).astype(computed_in).ravel()
+    layout = len(inputs), np.array(starts), shape, np.array(steps), in_order, in_place
+    arguments = *memory, *layout, _source(mask, y.shape), _chances(mask, y.shape), scales
+    _run(_kernel(y.dtype.name, op), y.size, arguments)
+
 
 # -- the functions of the backend --------------------------------------------------------------------------------------
 
@@ -290,15 +322,26 @@ def keep_bits(out, mask):
 
 
 def apply(y, x, mask):
-    """y = select(mask, x): the forward pass, and on dy the backward pass. ``y`` may be ``x``."""
-    seen_as, computed_in, kernel = _DTYPES[x.dtype.name]
-    (y1, y_start), (x1, x_start) = _flat(y, seen_as), _flat(x, seen_as)
-    shape, (y_steps, x_steps) = _walk(x.shape, _steps(y), _steps(x))
-    in_place = np.may_share_memory(y, x)
-    with np.errstate(over="ignore"):
-        scales = np.atleast_1d(scale_of(mask.p)).astype(computed_in).ravel()
-    arguments = y1, x1, y_start, x_start, shape, y_steps, x_steps, in_place
-    _run(kernel, x.size, (*arguments, _source(mask, x.shape), _chances(mask, x.shape), scales))
+    """y = drop(x): the forward pass, and on dy the backward pass. ``y`` may be ``x``."""
+    _elementwise(rule.drop, y, (x,), mask)
+
+
+def dropout_add(y, x, residual, bias, mask):
+    """y = drop(x + bias) + residual; ``bias`` may be None."""
+    if bias is None:
+        _elementwise(rule.drop_add, y, (x, residual), mask)
+    else:
+        _elementwise(rule.drop_add_bias, y, (x, residual, bias), mask)
+
+
+def relu_dropout(y, x, mask):
+    """y = drop(max(x, 0))."""
+    _elementwise(rule.relu_drop, y, (x,), mask)
+
+
+def relu_dropout_backward(dx, dy, x, mask):
+    """dx = drop(x > 0 ? dy : 0)."""
+    _elementwise(rule.relu_drop_backward, dx, (dy, x), mask)
 
 
 def apply_sum(dx, dy, mask):

@@ -315,3 +315,36 @@ def select(kept, value, scale):
 def select_add(kept, value, bias, residual, scale):
     """`select` of value + bias, and residual added: three roundings, never a fused multiply-add."""
     return select(kept, value + bias, scale) + residual
+
+
+# Ops as the CPU backend's kernels call them: up to three inputs, those that an op has not are `_`.
+
+
+@inline
+def drop(kept, x, _, __, scale):
+    """drop(x)"""
+    return select(kept, x, scale)
+
+
+@inline
+def drop_add(kept, x, residual, _, scale):
+    """drop(x) + residual"""
+    return select(kept, x, scale) + residual
+
+
+@inline
+def drop_add_bias(kept, x, residual, bias, scale):
+    """drop(x + bias) + residual"""
+    return select_add(kept, x, bias, residual, scale)
+
+
+@inline
+def relu_drop(kept, x, _, __, scale):
+    """drop(max(x, 0)), where max(-0.0, 0) is +0.0 and a NaN stays one."""
+    return select(kept, type(x)(0) if x <= type(x)(0) else x, scale)
+
+
+@inline
+def relu_drop_backward(kept, dy, x, _, scale):
+    """drop(x > 0 ? dy : 0); a NaN in x lets dy through."""
+    return select(kept, type(x)(0) if x <= type(x)(0) else dy, scale)
