@@ -277,3 +277,16 @@ def test_package_import_leaves_numba_alone():
     backend, imported, cuda = done.stdout.split()
     assert imported == str(backend == "numba")
     assert cuda == "False"
+
+
+@pytest.mark.parametrize("example", ["numba_fused", "cuda_fused"])
+def test_example_agrees_with_numpy(example):
+    """cuda_fused runs in Numba's simulator, for which numba-cuda must be there."""
+    if example == "cuda_fused":
+        pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    script = Path(__file__).parents[1] / "examples" / f"{example}.py"
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": str(int(example == "cuda_fused"))}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    differences = [float(line.rpartition(" by ")[2]) for line in done.stdout.splitlines()]
+    assert len(differences) >= 2
+    assert max(differences) < 2e-6
