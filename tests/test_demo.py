@@ -125,29 +125,32 @@ def test_digits():
 @pytest.mark.parametrize("way", WAYS)
 def test_a_network_learns_digits(way):
     needs("sklearn")
-    training = train(digits(0), way, 3, seed=0)
+    (training,) = train(digits(0), 3, 0, ways=[way])
     assert training.epochs == [0, 1, 2, 3]
     assert training.val[0].accuracy < 0.3
     assert training.val[-1].accuracy > 0.85
     assert training.val[-1].loss < 0.5 * training.val[0].loss
-    assert 0 < training.dropout_seconds < training.epoch_seconds
+    assert len(training.epoch_seconds) == 3
+    assert all(0 < a < b for a, b in zip(training.dropout_seconds, training.epoch_seconds, strict=True))
 
 
 def test_ways_start_equal_and_repeat():
     problem = dataclasses.replace(spiral(0), hidden=16)
-    trainings = [train(problem, way, 3, seed=0) for way in WAYS]
+    trainings = train(problem, 3, 0)
+    assert [t.way for t in trainings] == list(WAYS)
     assert len({t.val[0].loss for t in trainings}) == 1
     assert len({t.val[-1].loss for t in trainings}) == 3
-    again = train(problem, "fastdrop", 3, seed=0)
+    (again,) = train(problem, 3, 0, ways=["fastdrop"])
     assert again.val[-1].loss == pytest.approx(trainings[-1].val[-1].loss, rel=1e-5)
 
 
 def test_table():
     problem = dataclasses.replace(spiral(0), hidden=16)
-    trainings = [train(problem, way, 1, seed=0) for way in WAYS]
+    trainings = train(problem, 3, 0)
     for training, seconds in zip(trainings, (0.001, 0.02, 0.005), strict=True):
-        training.dropout_seconds, training.epoch_seconds = seconds, 10 * seconds
-    rows = table(trainings).splitlines()[-3:]
+        training.dropout_seconds = [seconds / 2, seconds, 100 * seconds]
+        training.epoch_seconds = [10 * s for s in training.dropout_seconds]
+    rows = table([trainings]).splitlines()[-3:]
     numbers = [row[25:].split() for row in rows]
     assert [row[10:25].rstrip() for row in rows] == list(WAYS)
     assert rows[0].startswith("spiral")
@@ -180,8 +183,8 @@ def test_piped_output_is_plain_lines(piped):
     assert b"\r" not in done.stdout.replace(b"\r\n", b"\n")
     text = done.stdout.decode("ascii")
     for problem in ("spiral", "digits"):
-        for way in WAYS:
-            assert re.search(rf"^{problem}, {way} +epoch +2 of 2: validation accuracy 0\.\d+, loss \d", text, re.M)
+        accuracies = ", ".join(rf"{way} 0\.\d+" for way in WAYS)
+        assert re.search(rf"^{problem}, epoch 2 of 2, valid. {accuracies}$", text, re.M)
     assert len(re.findall(r"^.{10}(?:no dropout|NumPy binomial|fastdrop) +0\.", text, re.M)) == 6
     assert str(path) in text.splitlines()[-1]
 

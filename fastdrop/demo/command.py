@@ -11,7 +11,7 @@ import sys
 import time
 
 NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
-LINES = 5  # of progress for each training, where there is no bar
+LINES = 10  # of progress for each problem, where there is no bar
 
 
 def add_parser(commands):
@@ -51,15 +51,15 @@ def _writable(text):
 
 
 class Bar:
-    """Progress of one training on a terminal."""
+    """Progress of one problem's trainings on a terminal."""
 
     def __init__(self, name, epochs):
         from tqdm import tqdm
 
-        self.bar = tqdm(total=epochs, desc=f"{name:24}", unit="epoch", file=sys.stdout)
+        self.bar = tqdm(total=epochs, desc=name, unit="epoch", file=sys.stdout, dynamic_ncols=True)
 
-    def __call__(self, epoch, training):
-        self.bar.set_postfix_str(f"validation accuracy {training.val[-1].accuracy:.3f}", refresh=False)
+    def __call__(self, epoch, trainings):
+        self.bar.set_postfix_str(latest(trainings), refresh=False)
         self.bar.update()
 
     def close(self):
@@ -67,20 +67,23 @@ class Bar:
 
 
 class Lines:
-    """Progress of one training in a pipe or a file."""
+    """Progress of one problem's trainings in a pipe or a file."""
 
     def __init__(self, name, epochs):
         self.name, self.epochs = name, epochs
         self.marks = {round(epochs * i / LINES) for i in range(1, LINES + 1)}
 
-    def __call__(self, epoch, training):
+    def __call__(self, epoch, trainings):
         if epoch in self.marks:
-            latest = training.val[-1]
-            text = f"validation accuracy {latest.accuracy:.3f}, loss {latest.loss:.3f}"
-            print(f"{self.name:24} epoch {epoch:5} of {self.epochs}: {text}", flush=True)
+            print(f"{self.name}, epoch {epoch} of {self.epochs}, {latest(trainings)}", flush=True)
 
     def close(self):
         pass
+
+
+def latest(trainings):
+    """The latest validation accuracies in few words."""
+    return "valid. " + ", ".join(f"{t.way} {t.val[-1].accuracy:.3f}" for t in trainings)
 
 
 def main(args):
@@ -96,23 +99,22 @@ def main(args):
     from .picture import picture
     from .problems import PROBLEMS
     from .table import table
-    from .training import WAYS, train
+    from .training import train
 
     began = time.perf_counter()
     progress = Bar if sys.stdout.isatty() else Lines
-    trainings = []
+    problems = []
     for name in PROBLEMS if args.problem == "both" else [args.problem]:
         problem = PROBLEMS[name](args.seed)
-        for way in WAYS:
-            epochs = args.epochs or problem.epochs
-            shown = progress(f"{name}, {way}", epochs)
-            trainings.append(train(problem, way, epochs, args.seed, shown))
-            shown.close()
+        epochs = args.epochs or problem.epochs
+        shown = progress(name, epochs)
+        problems.append(train(problem, epochs, args.seed, shown))
+        shown.close()
     print()
-    print(table(trainings))
+    print(table(problems))
     print()
     print(about(time.perf_counter() - began))
-    picture(trainings, args.out)
+    picture(problems, args.out)
     print(f"picture: {args.out.absolute()}")
     return 0
 
@@ -126,6 +128,7 @@ def about(seconds):
     found = config()
     return (
         "Accuracy and loss (cross-entropy) are of the trained networks, dropout off. Times are of training alone, in\n"
-        f"float32. fastdrop {found['fastdrop']}: {found['backend']} backend, instruction set {found['isa']}, "
-        f"threads: {found['threads']}. NumPy {np.__version__}. In all {seconds:.0f} s."
+        "float32; the networks take turns, an epoch each, and the medians of all epochs are shown.\n"
+        f"fastdrop {found['fastdrop']}: {found['backend']} backend, instruction set {found['isa']}, threads: "
+        f"{found['threads']}. NumPy {np.__version__}. In all {seconds:.0f} s."
     )

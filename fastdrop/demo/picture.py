@@ -51,24 +51,24 @@ def curves(axes, trainings):
     axes.legend(frameon=False)
 
 
-def picture(trainings, path):
+def picture(problems, path):
     """Draw and write the PNG.
 
     Parameters
     ----------
-    trainings : list of Training
-        Those of a problem side by side.
+    problems : list of list of Training
+        Those of each problem.
     path : str or path-like
     """
     from matplotlib.figure import Figure
 
-    problems = list(dict.fromkeys(t.problem.name for t in trainings))
-    plane = [t for t in trainings if t.problem.x.shape[1] == 2 and t.way != "NumPy binomial"]
+    plane = [t for ts in problems for t in ts if t.problem.x.shape[1] == 2 and t.way != "NumPy binomial"]
     rows = max(len(plane), len(problems))
     figure = Figure(figsize=(11, 4.5 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, 2)
     for at, training in enumerate(plane):
         regions(figure.add_subplot(grid[at, 0]), training)
-    for at, name in enumerate(problems):
-        curves(figure.add_subplot(grid[at, 1]), [t for t in trainings if t.problem.name == name])
+    for at, trainings in enumerate(problems):
+        curves(figure.add_subplot(grid[at, 1]), trainings)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
     figure.savefig(path, format="png", dpi=90)

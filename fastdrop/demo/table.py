@@ -1,4 +1,6 @@
-"""The figures of a list of trainings as plain text."""
+"""The figures of the trainings as plain text."""
+
+from statistics import median
 
 HEAD = (
     "problem   way              accuracy          loss              ms per   ms in dropout   dropout",
@@ -8,38 +10,35 @@ HEAD = (
 
 def ratio(training, trainings):
     """How many times faster than NumPy's dropout on the same problem."""
-    numpy = next(t for t in trainings if t.problem is training.problem and t.way == "NumPy binomial")
-    return numpy.dropout_seconds / training.dropout_seconds
+    numpy = next(t for t in trainings if t.way == "NumPy binomial")
+    return median(numpy.dropout_seconds) / median(training.dropout_seconds)
 
 
-def row(training, trainings, first):
-    t = training
-    cells = f"{t.problem.name if first else '':8}  {t.way:15}"
-    train, val = t.train[-1], t.val[-1]
-    cells += f"  {train.accuracy:.3f}   {val.accuracy:.3f}     {train.loss:.3f}   {val.loss:.3f}"
-    cells += f"  {1e3 * t.epoch_seconds:8.2f}"
-    if t.way != "no dropout":
-        cells += f"  {1e3 * t.dropout_seconds:14.2f}  {ratio(t, trainings):7.1f} x"
-    return cells
+def row(training, trainings):
+    """The line of one of a problem's trainings."""
+    train, val = training.train[-1], training.val[-1]
+    line = f"{training.problem.name if training is trainings[0] else '':8}  {training.way:15}"
+    line += f"  {train.accuracy:.3f}   {val.accuracy:.3f}     {train.loss:.3f}   {val.loss:.3f}"
+    line += f"  {1e3 * median(training.epoch_seconds):8.2f}"
+    if training.way != "no dropout":
+        line += f"  {1e3 * median(training.dropout_seconds):14.2f}  {ratio(training, trainings):7.1f} x"
+    return line
 
 
-def table(trainings):
-    """One row a training; a line between problems.
+def table(problems):
+    """One line a training.
 
     Parameters
     ----------
-    trainings : list of Training
-        Those of a problem side by side.
+    problems : list of list of Training
+        Those of each problem.
 
     Returns
     -------
     str
     """
     lines = [*HEAD]
-    last = None
-    for t in trainings:
-        if t.problem is not last:
-            lines.append("-" * max(map(len, HEAD)))
-        lines.append(row(t, trainings, t.problem is not last))
-        last = t.problem
+    for trainings in problems:
+        lines.append("-" * max(map(len, HEAD)))
+        lines += [row(training, trainings) for training in trainings]
     return "\n".join(lines)
