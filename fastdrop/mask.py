@@ -16,7 +16,7 @@ from contextlib import suppress
 import numpy as np
 
 from . import backends
-from .buffers import FLOATS, as_array, check_out, joint_shape, lend, new_like, overlaps, room
+from .buffers import FLOATS, as_array, check_out, joint_shape, lend, new_like, overlaps, room, view
 from .rng import MASK64, as_rng
 
 try:  # in C they are quick to make and to read, and memoryview(mask) gives the packed bits, before Python 3.12 too
@@ -181,12 +181,14 @@ class Mask(Fields):
         >>> mask.apply(np.array([1.0, 2.0, np.nan]))
         array([ 2.,  0., nan])
         """
-        keep = np.asarray(keep)
-        if keep.dtype != np.bool_:
-            raise TypeError(f"keep must hold bools, got dtype {keep.dtype}")
-        stored = np.packbits(keep, axis=None, bitorder="little")
+        array = view(keep, "keep")
+        shape, dtype = array.shape, array.dtype
+        stored = np.packbits(array, axis=None, bitorder="little") if dtype == np.bool_ else None
+        del array  # the traceback of an error would keep the caller's buffer by it
+        if stored is None:
+            raise TypeError(f"keep must hold bools, got dtype {dtype}")
         stored.flags.writeable = False
-        return cls._make(None, None, keep.shape, _fit_p(check_p(p), keep.shape), stored=stored)
+        return cls._make(None, None, shape, _fit_p(check_p(p), shape), stored=stored)
 
     seed = property(lambda self: self._seed)
     stream = property(lambda self: self._stream)
