@@ -6,12 +6,15 @@ them: equal bit for bit on every machine, instruction set, thread count and back
 
 from . import config as _config
 from ._version import __version__
+from .attention import softmax_dropout, softmax_dropout_backward
 from .backends import get_backend, use_backend
 from .config import get_num_threads, release_buffers, set_buffer_limit, set_num_threads, show_config, threads
 from .functional import dropout, dropout_backward
 from .fused import dropout_add, dropout_add_backward, relu_dropout, relu_dropout_backward
 from .inference import mc_dropout
+from .losses import cross_entropy, js_div, kl_div, r_drop, r_drop_pair, symmetric_kl
 from .mask import Mask, mask
+from .max_norm import max_norm_
 from .multi_sample import (
     multi_sample_dropout,
     multi_sample_dropout_backward,
@@ -26,13 +29,17 @@ __all__ = [
     "Mask",
     "Rng",
     "__version__",
+    "cross_entropy",
     "dropout",
     "dropout_add",
     "dropout_add_backward",
     "dropout_backward",
     "get_backend",
     "get_num_threads",
+    "js_div",
+    "kl_div",
     "mask",
+    "max_norm_",
     "mc_dropout",
     "multi_sample_dropout",
     "multi_sample_dropout_backward",
@@ -40,12 +47,17 @@ __all__ = [
     "multi_sample_linear_backward",
     "multi_sample_mean",
     "multi_sample_mean_backward",
+    "r_drop",
+    "r_drop_pair",
     "release_buffers",
     "relu_dropout",
     "relu_dropout_backward",
     "set_buffer_limit",
     "set_num_threads",
     "show_config",
+    "softmax_dropout",
+    "softmax_dropout_backward",
+    "symmetric_kl",
     "threads",
     "use_backend",
 ]

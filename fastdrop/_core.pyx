@@ -444,4 +444,5 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b):
     return p + bytes <= q or q + bytes <= p
 
 
+include "rows.pxi"
 include "samples.pxi"

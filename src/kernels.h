@@ -11,6 +11,7 @@
 
 enum { FD_TILE = 4096 };  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
 
+struct fd_row_kernels;  /* rows.h */
 typedef void (*fd_elementwise)(void *y, const void *const in[FD_INPUTS], const uint64_t *bits, size_t n, double scale, int bypass);
 
 typedef struct fd_kernels {
@@ -27,6 +28,8 @@ typedef struct fd_kernels {
 
     /* y[i] = bit i of bits */
     void (*keep)(uint8_t *y, const uint64_t *bits, size_t n);
+
+    const struct fd_row_kernels *rows;  /* losses, softmax, norms */
 } fd_kernels;
 
 /* After stores past the cache, before another thread may read them. */

@@ -26,6 +26,18 @@ def apply_sum(dx, dy, mask):
     reference.apply_sum(dx, dy, mask, apply)
 
 
+def row_losses(*args):
+    _core.row_losses(*args)
+
+
+def softmax_dropout(*args):
+    _core.softmax_dropout(*args)
+
+
+def max_norm(w, limit):
+    _core.max_norm(w, limit)
+
+
 def sample_mean(y, x, mask):
     if (rows := _rows(mask, y, x)) is None:
         reference.sample_mean(y, x, mask)

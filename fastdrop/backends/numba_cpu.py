@@ -30,6 +30,7 @@ from ..mask import scale_of
 from . import numba_rule as rule
 from . import reference
 from .axes import join
+from .reference_rows import max_norm, row_losses, softmax_dropout  # noqa: F401  (no Numba kernels for rows)
 
 NAME = "numba"
 TILE = 4096

@@ -8,6 +8,7 @@ exports functions of the same names and arguments.
 import numpy as np
 
 from ..mask import scale_of
+from .reference_rows import max_norm, row_losses, softmax_dropout  # noqa: F401  (functions of every backend)
 
 NAME = "reference"
 CHUNK = 1 << 20  # elements whose temporaries are alive at a time

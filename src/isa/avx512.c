@@ -11,6 +11,7 @@
 #include "vec_avx512.h"
 
 #define ISA avx512
+#include "../rows.inc"
 #include "../kernels.inc"
 #if defined(__clang__)
 #pragma clang attribute pop

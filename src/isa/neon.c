@@ -6,5 +6,6 @@
 #include "vec_neon.h"
 
 #define ISA neon
+#include "../rows.inc"
 #include "../kernels.inc"
 #endif

@@ -5,4 +5,5 @@
 #include "vec_scalar.h"
 
 #define ISA scalar
+#include "../rows.inc"
 #include "../kernels.inc"

@@ -109,3 +109,28 @@ static inline __m128i vf_to_bf16(vf a)
 }
 static inline void vf_store_bf16(uint16_t *p, vf a) { _mm_storeu_si128((__m128i *)p, vf_to_bf16(a)); }
 static inline void vf_stream_bf16(uint16_t *p, vf a) { _mm_stream_si128((__m128i *)p, vf_to_bf16(a)); }
+
+/* -- for rows.inc -- */
+static inline vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+static inline vf vf_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_scale2(vf a, vf n)  /* 2**n: n as an integer in the low bits of n + 1.5 * 2**23, moved to the exponent */
+{
+    __m256i bits = _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(0x1.8p23f)));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(127)), 23);
+    return _mm256_and_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(power)), _mm256_cmp_ps(n, _mm256_set1_ps(-126), _CMP_NLT_UQ));
+}
+
+static inline vd vd_sub(vd a, vd b) { return _mm256_sub_pd(a, b); }
+static inline vd vd_div(vd a, vd b) { return _mm256_div_pd(a, b); }
+static inline vd vd_max(vd a, vd b) { return _mm256_max_pd(a, b); }
+static inline vd vd_min(vd a, vd b) { return _mm256_min_pd(a, b); }
+static inline vd vd_round(vd a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vd vd_scale2(vd a, vd n)
+{
+    __m256i bits = _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(0x1.8p52)));
+    __m256i power = _mm256_slli_epi64(_mm256_add_epi64(bits, _mm256_set1_epi64x(1023)), 52);
+    return _mm256_and_pd(_mm256_mul_pd(a, _mm256_castsi256_pd(power)), _mm256_cmp_pd(n, _mm256_set1_pd(-1022), _CMP_NLT_UQ));
+}

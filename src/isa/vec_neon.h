@@ -86,3 +86,28 @@ static inline void vf_store_bf16(uint16_t *p, vf a)
     vst1_u16(p, vshrn_n_u32(vbslq_u32(number, even, vorrq_u32(v, vdupq_n_u32(0x400000))), 16));
 }
 static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
+
+/* -- for rows.inc; max and min by selection: vmaxq would give NaN where either is -- */
+static inline vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
+static inline vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
+static inline vf vf_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+static inline vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+static inline vf vf_round(vf a) { return vrndnq_f32(a); }
+static inline vf vf_scale2(vf a, vf n)
+{
+    float32x4_t power = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+    uint32x4_t under = vcltq_f32(n, vdupq_n_f32(-126));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(vmulq_f32(a, power)), under));
+}
+
+static inline vd vd_sub(vd a, vd b) { return vsubq_f64(a, b); }
+static inline vd vd_div(vd a, vd b) { return vdivq_f64(a, b); }
+static inline vd vd_max(vd a, vd b) { return vbslq_f64(vcgtq_f64(a, b), a, b); }
+static inline vd vd_min(vd a, vd b) { return vbslq_f64(vcltq_f64(a, b), a, b); }
+static inline vd vd_round(vd a) { return vrndnq_f64(a); }
+static inline vd vd_scale2(vd a, vd n)
+{
+    float64x2_t power = vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(vcvtnq_s64_f64(n), vdupq_n_s64(1023)), 52));
+    uint64x2_t under = vcltq_f64(n, vdupq_n_f64(-1022));
+    return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(vmulq_f64(a, power)), under));
+}

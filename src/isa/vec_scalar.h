@@ -113,3 +113,26 @@ static inline void vf_store_bf16(uint16_t *p, vf a)
         p[i] = f32_to_bf16(a.v[i]);
 }
 static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
+
+/* -- for rows.inc -- */
+#define VEC_SCALAR(V, S, U, round_, magic, bias, mantissa)                                                              \
+    static inline V V##_sub(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] -= b.v[i]; return a; }                       \
+    static inline V V##_div(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] /= b.v[i]; return a; }                       \
+    static inline V V##_max(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; } \
+    static inline V V##_min(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; } \
+    static inline V V##_round(V a) { for (int i = 0; i < 4; i++) a.v[i] = round_(a.v[i]); return a; }                   \
+    static inline V V##_scale2(V a, V n)  /* 2**n: n as an integer in the low bits of n + magic, moved to the exponent */ \
+    {                                                                                                                  \
+        for (int i = 0; i < 4; i++) {                                                                                  \
+            S sum = n.v[i] + (S)magic, power;                                                                          \
+            U bits;                                                                                                    \
+            memcpy(&bits, &sum, sizeof bits);                                                                          \
+            bits = (bits + bias) << mantissa;                                                                          \
+            memcpy(&power, &bits, sizeof bits);                                                                        \
+            a.v[i] = n.v[i] < 1 - bias ? 0 : a.v[i] * power;                                                           \
+        }                                                                                                              \
+        return a;                                                                                                      \
+    }
+
+VEC_SCALAR(vf, float, uint32_t, rintf, 0x1.8p23, 127, 23)
+VEC_SCALAR(vd, double, uint64_t, rint, 0x1.8p52, 1023, 52)

@@ -1,0 +1,195 @@
+"""``softmax_dropout``: attention weights in one pass, and back.
+
+Frameworks write the softmax, the bits and the product to memory one after another, and read all of them again in the
+backward pass.  Here a row of scores stays in cache from its maximum to its dropped probabilities; what the backward pass
+needs is the scores and one number a row, from which the probabilities are made again.
+"""
+
+
+import numpy as np
+
+from . import backends
+from .buffers import as_array, check_out, overlaps, view
+from .mask import Mask, _fit_p, check_p, plain
+from .rng import as_rng
+
+__all__ = ["softmax_dropout", "softmax_dropout_backward"]
+
+
+def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None):
+    """Softmax over one axis, then dropout: attention weights.
+
+    Parameters
+    ----------
+    scores : array_like of float16, bfloat16, float32 or float64
+        Attention scores, such as ``q @ k.T / sqrt(d)``, of any shape.
+    p : float or array_like
+        Probability to drop, in [0, 1]; an array has the scores' shape ``[:k]`` and does not vary along ``axis``.
+    axis : int, default -1
+        The axis whose softmaxes sum to 1. The last is the fast one; for others the scores are copied.
+    attention_mask : array_like, optional
+        Broadcasts to the scores. Bools: True = may attend, False = counts as -inf. Floats are added to the scores.
+    rng, mask, training
+        As in `fastdrop.dropout`; the mask has the scores' shape.
+    out : array, optional
+        Where to write; may be ``scores``, unless these are still needed for the backward pass.
+
+    Returns
+    -------
+    y : ndarray or ``out``
+        Of the scores' shape. Rows that may attend to nothing are 0.
+    mask : Mask
+    log_sum : ndarray of float64
+        log(sum(exp(scores))) of each softmax, of the scores' shape without ``axis``; inf where nothing is allowed. Together with
+        ``scores`` and ``mask`` all that `softmax_dropout_backward` needs.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not one of those named.
+    ValueError
+        If ``p`` is not in [0, 1] or shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> scores = np.zeros((2, 4))
+    >>> y, mask, log_sum = fd.softmax_dropout(scores, 0.5, rng=0)
+    >>> y
+    array([[0. , 0. , 0.5, 0.5],
+           [0. , 0. , 0. , 0. ]])
+    >>> fd.softmax_dropout_backward(np.eye(2, 4, 2), scores, log_sum, mask)
+    array([[-0.125, -0.125,  0.375, -0.125],
+           [ 0.   ,  0.   ,  0.   ,  0.   ]])
+    """
+    scores = as_array(view(scores, "scores"), "scores")
+    axis = _axis(axis, scores)
+    if mask is None:
+        p = _fit_p(check_p(p), scores.shape) if training else 0.0
+    else:
+        _check_mask(mask, scores)
+    given, out = out, _out(out, scores, "scores")
+    bias, allow = _attention(attention_mask, scores, axis)
+    if not training:
+        mask = Mask._make(0, 0, scores.shape, 0.0)
+    elif mask is None:
+        mask = Mask._make(*as_rng(rng).take(), scores.shape, p)
+    log_sum = np.empty(scores.shape[:axis] + scores.shape[axis + 1 :])
+    _run(out, log_sum, None, scores, bias, allow, mask, axis)
+    return out if given is None else given, mask, log_sum
+
+
+def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_mask=None, out=None):
+    """Gradient of `softmax_dropout` with respect to the scores.
+
+    Parameters
+    ----------
+    dy : array_like
+        Gradient of the loss with respect to y.
+    scores, attention_mask, axis
+        As they were given to `softmax_dropout`.
+    log_sum, mask
+        What it returned.
+    out : array, optional
+        Where to write; may be ``dy`` or ``scores``.
+
+    Returns
+    -------
+    ndarray or ``out``
+        In the scores' dtype. An additive ``attention_mask`` has the same gradient, summed over the axes it was broadcast along.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> scores = np.zeros((1, 2))
+    >>> y, mask, log_sum = fd.softmax_dropout(scores, 0.0, rng=0)
+    >>> fd.softmax_dropout_backward(np.array([[1.0, 0.0]]), scores, log_sum, mask)
+    array([[ 0.25, -0.25]])
+    """
+    scores = as_array(view(scores, "scores"), "scores")
+    dy = as_array(view(dy, "dy"), "dy")
+    axis = _axis(axis, scores)
+    if dy.shape != scores.shape:
+        raise ValueError(f"dy must have the scores' shape {scores.shape}, got {dy.shape}")
+    if dy.dtype != scores.dtype:
+        raise TypeError(f"dy must have the scores' dtype {scores.dtype}, got {dy.dtype}")
+    _check_mask(mask, scores)
+    log_sum = np.asarray(log_sum)
+    rows = scores.shape[:axis] + scores.shape[axis + 1 :]
+    if log_sum.dtype != np.float64 or log_sum.shape != rows:
+        raise ValueError(
+            f"log_sum must be what softmax_dropout returned: float64 of shape {rows}, got {log_sum.dtype} of {log_sum.shape}"
+        )
+    given, out = out, _out(out, scores, "scores", dy)
+    bias, allow = _attention(attention_mask, scores, axis)
+    _run(out, np.ascontiguousarray(log_sum), dy, scores, bias, allow, mask, axis)
+    return out if given is None else given
+
+
+def _axis(axis, scores):
+    if not -scores.ndim <= axis < scores.ndim:
+        raise ValueError(f"axis must be an axis of the scores, whose shape is {scores.shape}, got {axis}")
+    return axis % scores.ndim
+
+
+def _check_mask(mask, scores):
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+    if mask.shape != scores.shape:
+        raise ValueError(f"mask must have the scores' shape {scores.shape}, got {mask.shape}")
+
+
+def _out(out, scores, *names_and_arrays):
+    if out is None:
+        return np.empty(scores.shape, scores.dtype.newbyteorder("="))
+    out = check_out(view(out, "out", writable=True), "out", scores.shape, scores.dtype)
+    overlaps(out, scores, "scores")
+    for other in names_and_arrays[1:]:
+        overlaps(out, other, "dy")
+    return out
+
+
+def _attention(attention_mask, scores, axis):
+    """Return (bias, allow), one of them or both None: of the scores' shape, ``axis`` last and consecutive."""
+    if attention_mask is None:
+        return None, None
+    given = np.asarray(attention_mask)
+    is_bool = given.dtype == np.bool_
+    if not is_bool and given.dtype.kind != "f" and given.dtype != scores.dtype:
+        raise TypeError(f"attention_mask must hold bools (True = may attend) or floats to add, got dtype {given.dtype}")
+    if given.ndim > scores.ndim or any(m not in (1, n) for m, n in zip(given.shape[::-1], scores.shape[::-1])):
+        raise ValueError(f"attention_mask must broadcast to the scores' shape {scores.shape}, got {given.shape}")
+    if not is_bool:
+        given = given.astype(np.float64 if scores.dtype.itemsize == 8 else np.float32, copy=False)
+    wide = np.moveaxis(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis, -1)
+    shape = np.moveaxis(np.broadcast_to(0, scores.shape), axis, -1).shape
+    wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows, so that the kernels see consecutive numbers
+    wide = np.broadcast_to(np.ascontiguousarray(wide).reshape(wide.shape), shape)
+    return (None, wide) if is_bool else (wide, None)
+
+
+def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
+    if not out.size:
+        log_sum[...] = np.inf
+        return
+    p = mask.wide_p()
+    if type(p) is not float:
+        p = np.moveaxis(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis, -1)
+        if p.shape[-1] != 1:
+            raise ValueError(f"an array p must not vary along axis {axis}, got shape {mask.p.shape}")
+        p = np.broadcast_to(p[..., 0], np.moveaxis(scores, axis, -1).shape[:-1])
+    x = np.ascontiguousarray(plain(np.moveaxis(scores, axis, -1)))
+    gradient = None if dy is None else np.ascontiguousarray(plain(np.moveaxis(dy, axis, -1)))
+    last = axis == scores.ndim - 1
+    y = out if last and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative else np.empty_like(x)
+    if not last or mask._strides is not None:
+        mask = Mask.from_keep(np.moveaxis(mask.keep(), axis, -1), mask.p if type(mask.p) is float else 0.0)
+    p = np.ascontiguousarray(p, np.float64).ravel()
+    backends.current().softmax_dropout(y, log_sum, gradient, x, bias, allow, mask, p)
+    if y is not out:
+        np.moveaxis(out, axis, -1)[...] = y

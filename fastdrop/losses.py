@@ -1,0 +1,462 @@
+"""Losses on logits with all their gradients from one pass: KL divergences, cross entropy, R-Drop.
+
+Frameworks compose these from softmax, log-softmax and kl_div, with six or more temporaries of the logits' size and NaN where
+a class is masked with -inf.  Here each row goes once from memory to cache and its gradient once back; nothing else of the
+logits' size is made.  Classes lie on the last axis, everything before it is rows.
+
+With p = softmax(a / T), q = softmax(b / T) and d = (a - b) / T, the symmetric divergence J = sum (p - q) d needs no logarithm,
+since the normalisers cancel, and dJ/da = (p (d - E_p[d]) + p - q) / T.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from . import backends
+from .buffers import as_array, check_out, overlaps, view
+from .functional import dropout
+from .mask import check_shape
+
+__all__ = ["RDrop", "cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
+
+REDUCTIONS = ("none", "sum", "mean", "batchmean")
+
+
+def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
+    """Kullback-Leibler divergence KL(softmax(a) || softmax(b)) and its gradients.
+
+    Parameters
+    ----------
+    a, b : array_like of float16, bfloat16, float32 or float64
+        Logits, of one shape and dtype; classes on the last axis. Half types are computed with in float32.
+    pad_mask : array_like of bool, optional
+        True = this row is ignored: no loss, gradient 0. Broadcasts to ``a.shape[:-1]``; a last axis of 1 may follow.
+    reduction : {"mean", "sum", "none", "batchmean"}
+        Of the rows' losses: mean over the rows that are not ignored, sum, the array of them, or sum over ``a.shape[0]``.
+    temperature : float, default 1.0
+        Divides the logits. The loss is not multiplied by its square, as some distillation recipes have it.
+    out : pair of arrays, optional
+        Where to write the gradients; may be ``(a, b)``.
+
+    Returns
+    -------
+    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+    da, db : ndarray
+        Gradients of the loss (of its sum, where it is an array) with respect to the logits, in their dtype.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is none of the four, or differs between the arguments.
+    ValueError
+        If shapes do not fit, an option is out of its range, or ``out`` cannot be written to.
+
+    Notes
+    -----
+    A class with a logit of -inf on both sides takes no part. Where only the second side excludes a class the divergence is
+    infinite: the row's loss is inf, and its gradient, which has no finite value, is set to 0. A row whose every logit is -inf
+    on both sides has loss 0. Float16 gradients of a mean over many rows may vanish: scale them up, or use float32 logits.
+
+    Logits that are not in C order (rows apart are fine) are copied into the arrays of their gradients first.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> a, b = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    >>> loss, da, db = fd.kl_div(a, b)
+    >>> round(loss, 6)
+    0.143841
+    >>> db
+    array([[-0.25,  0.25]])
+    """
+    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call.run("kl")
+    return call.reduce(call.loss), *call.gradients()
+
+
+def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
+    """Mean of the two Kullback-Leibler divergences of softmax(a) and softmax(b), and its gradients.
+
+    Parameters
+    ----------
+    a, b, pad_mask, reduction, temperature, out
+        As in `kl_div`.
+
+    Returns
+    -------
+    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+        (KL(p || q) + KL(q || p)) / 2.
+    da, db : ndarray
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `kl_div`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> a, b = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    >>> loss, da, db = fd.symmetric_kl(a, b)
+    >>> round(loss, 6)
+    0.137327
+    """
+    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call.run("symmetric_kl")
+    return call.reduce(call.loss), *call.gradients()
+
+
+def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
+    """Jensen-Shannon divergence of softmax(a) and softmax(b), and its gradients.
+
+    Parameters
+    ----------
+    a, b, pad_mask, reduction, temperature, out
+        As in `kl_div`.
+
+    Returns
+    -------
+    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+        (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2; at most log(2), whatever is -inf.
+    da, db : ndarray
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `kl_div`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> loss, da, db = fd.js_div(np.array([[0.0, -np.inf]]), np.array([[-np.inf, 0.0]]))
+    >>> round(loss, 6)
+    0.693147
+    """
+    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call.run("js")
+    return call.reduce(call.loss), *call.gradients()
+
+
+def cross_entropy(
+    a, labels, *, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0, out=None
+):
+    """Cross entropy of softmax(a) with labels, and its gradient.
+
+    Parameters
+    ----------
+    a : array_like of float16, bfloat16, float32 or float64
+        Logits, classes on the last axis.
+    labels : array_like
+        Integers of shape ``a.shape[:-1]``: each row's class. Or floats of a's shape: each row's probabilities (not negative;
+        best in a's dtype, others are copied).
+    pad_mask, reduction, temperature
+        As in `kl_div`.
+    label_smoothing : float, default 0.0
+        In [0, 1]: this share of the label is spread over all classes evenly.
+    ignore_index : int, default -100
+        Rows with this label are ignored, as by ``pad_mask``. Not looked at where labels are probabilities.
+    out : array, optional
+        Where to write the gradient; may be ``a``.
+
+    Returns
+    -------
+    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+    da : ndarray
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `kl_div`; ValueError too if a label is out of range.
+
+    Notes
+    -----
+    The loss is inf where the label's logit is -inf, or any is and ``label_smoothing`` is not 0; the gradient is finite.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> loss, da = fd.cross_entropy(np.zeros((2, 4)), [0, 3])
+    >>> round(loss, 6)
+    1.386294
+    >>> da[0]
+    array([-0.375,  0.125,  0.125,  0.125])
+    """
+    call = _Call(a, None, None if out is None else (out,), temperature, pad_mask, reduction)
+    call.take_labels(labels, label_smoothing, ignore_index)
+    call.run("cross_entropy")
+    return call.reduce(call.loss), *call.gradients()
+
+
+class RDrop(NamedTuple):
+    """Result of `r_drop`: ``loss = ce + alpha * kl`` and the gradients of ``loss``."""
+
+    loss: object
+    ce: object
+    kl: object
+    da: np.ndarray
+    db: np.ndarray
+
+
+def r_drop(
+    a,
+    b,
+    labels,
+    *,
+    alpha,
+    pad_mask=None,
+    reduction="mean",
+    label_smoothing=0.0,
+    ignore_index=-100,
+    temperature=1.0,
+    out=None,
+):
+    """R-Drop: cross entropies of two passes with different dropout, and how far the two are apart; with gradients.
+
+    Parameters
+    ----------
+    a, b : array_like of float16, bfloat16, float32 or float64
+        Logits of the two passes.
+    labels, label_smoothing, ignore_index
+        As in `cross_entropy`.
+    alpha : float
+        Weight of the divergence, at least 0.
+    pad_mask, reduction, out
+        As in `kl_div`.
+    temperature : float, default 1.0
+        Divides the logits, in both terms.
+
+    Returns
+    -------
+    RDrop
+        A named tuple: ``loss``, its parts ``ce`` and ``kl``, and the gradients ``da`` and ``db``, where
+        loss = ce + alpha * kl, ce = (CE(a) + CE(b)) / 2, kl = (KL(p || q) + KL(q || p)) / 2.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`; ValueError too if ``alpha`` is negative.
+
+    Notes
+    -----
+    The code that came with the paper weighs the two terms in different ways. For N rows and the ``alpha`` given there:
+
+    ================================================  ===========================================================
+    there                                             here
+    ================================================  ===========================================================
+    README: mean of ce, plus alpha * sum of kl        ``reduction="mean", alpha=alpha * N``
+    the same with kl_div's "mean", over V classes     ``reduction="mean", alpha=alpha / V``
+    translation, summaries: sum of CE(a) + CE(b) +    twice ``reduction="mean", alpha=alpha / 2`` (N tokens that
+    alpha * kl, over the number of tokens             are not padding); for sentences "batchmean"
+    ================================================  ===========================================================
+
+    References
+    ----------
+    Liang et al., "R-Drop: regularized dropout for neural networks", NeurIPS 2021, arXiv 2106.14448.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> a, b = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    >>> result = fd.r_drop(a, b, [1], alpha=1.0)
+    >>> round(result.ce, 6), round(result.kl, 6), round(result.loss, 6)
+    (0.490415, 0.137327, 0.627742)
+    """
+    alpha = _number(alpha, "alpha")
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
+    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call.take_labels(labels, label_smoothing, ignore_index)
+    call.run("r_drop", alpha)
+    total = call.loss + alpha * call.kl if alpha else call.loss  # 0 * inf is no loss
+    return RDrop(call.reduce(total), call.reduce(call.loss), call.reduce(call.kl), *call.gradients())
+
+
+def r_drop_pair(x, p, *, rng=None, out=None):
+    """Two dropped versions of ``x`` from one read of it, for R-Drop's two passes.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+    p, rng
+        As in `fastdrop.dropout`.
+    out : array, optional
+        Where to write, of shape ``(2, *x.shape)``.
+
+    Returns
+    -------
+    y : ndarray of shape (2, *x.shape)
+        ``y.reshape(-1, *x.shape[1:])`` is the doubled batch.
+    mask : Mask of that shape
+        ``mask.backward(dy, x_shape=x.shape)`` is the gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y, mask = fd.r_drop_pair(np.ones((1, 4)), 0.5, rng=0)
+    >>> y
+    array([[[0., 0., 2., 2.]],
+    <BLANKLINE>
+           [[0., 0., 0., 0.]]])
+    """
+    x = as_array(view(x, "x"), "x")
+    wide = np.broadcast_to(x, check_shape((2, *x.shape)))
+    return dropout(wide, p, rng=rng, out=np.empty(wide.shape, x.dtype.newbyteorder("=")) if out is None else out)
+
+
+class _Call:
+    """The arguments of one loss, checked, as the two-dimensional arrays that a backend takes."""
+
+    def __init__(self, a, b, out, temperature, pad_mask, reduction):
+        self.logits = [_logits(x, name) for x, name in ((a, "a"), (b, "b")) if x is not None or name == "a"]
+        first = self.logits[0]
+        for x in self.logits[1:]:
+            if x.shape != first.shape:
+                raise ValueError(f"b must have a's shape {first.shape}, got {x.shape}")
+            if x.dtype != first.dtype:
+                raise TypeError(f"b must have a's dtype {first.dtype}, got {x.dtype}")
+        self.lead, self.n = first.shape[:-1], first.shape[-1]
+        self.rows = math.prod(self.lead)
+        self.temperature = _number(temperature, "temperature")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+        self.reduction = reduction
+        self.skip = None if pad_mask is None else self._rows_of(pad_mask)
+        self.label = self.target = self.kl = None
+        self.smoothing = 0.0
+        self._take_out(out)
+
+    def _take_out(self, out):
+        names = ["out"] if len(self.logits) == 1 else ["out[0]", "out[1]"]
+        if out is None:
+            self.out = [np.empty(x.shape, x.dtype.newbyteorder("=")) for x in self.logits]
+            return
+        if not isinstance(out, (tuple, list)) or len(out) != len(names):
+            raise TypeError(f"out must be a pair of arrays, for da and db, got {type(out).__name__}")
+        views = [view(o, name, writable=True) for o, name in zip(out, names)]
+        for o, x, name in zip(views, self.logits, names):
+            check_out(o, name, x.shape, x.dtype)
+            overlaps(o, x, "the logits")
+        if len(names) == 2 and any(
+            np.may_share_memory(x, y) for x, y in ((views[0], views[1]), (views[0], self.logits[1]), (views[1], self.logits[0]))
+        ):
+            raise ValueError("out[0] and out[1] must not overlap each other or the other's logits, got arrays that do")
+        self.out, self.given = views, out
+
+    given = None
+
+    def _rows_of(self, pad_mask):
+        pad_mask = np.asarray(pad_mask)
+        if pad_mask.dtype != np.bool_:
+            raise TypeError(f"pad_mask must hold bools, True = ignored, got dtype {pad_mask.dtype}")
+        if pad_mask.ndim == len(self.lead) + 1 and pad_mask.shape[-1] == 1:
+            pad_mask = pad_mask[..., 0]
+        try:
+            return np.broadcast_to(pad_mask, self.lead).ravel()
+        except ValueError:
+            raise ValueError(f"pad_mask must broadcast to the rows' shape {self.lead}, got {pad_mask.shape}") from None
+
+    def take_labels(self, labels, smoothing, ignore_index):
+        self.smoothing = _number(smoothing, "label_smoothing")
+        if not 0 <= self.smoothing <= 1:
+            raise ValueError(f"label_smoothing must be in [0, 1], got {self.smoothing}")
+        labels = np.asarray(labels)
+        dtype = self.logits[0].dtype
+        if labels.dtype.kind == "f" or labels.dtype == dtype:
+            if labels.shape != (*self.lead, self.n):
+                raise ValueError(f"labels of probabilities must have a's shape {(*self.lead, self.n)}, got {labels.shape}")
+            self.target = np.ascontiguousarray(labels, dtype.newbyteorder("=")).reshape(self.rows, self.n)
+            if labels.size and not labels.min() >= 0:
+                raise ValueError(f"labels must be probabilities of at least 0, got {labels.min()}")
+            return
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"labels must be integers, or probabilities of a's shape, got dtype {labels.dtype}")
+        if labels.shape != self.lead:
+            raise ValueError(f"labels must have the rows' shape {self.lead}, got {labels.shape}")
+        self.label = label = np.ascontiguousarray(labels, np.int64).reshape(self.rows)
+        if not label.size or (label.min() >= 0 and label.max() < self.n and not 0 <= ignore_index < self.n):
+            return
+        ignored = label == ignore_index
+        if ignored.any():
+            self.skip = ignored if self.skip is None else ignored | self.skip
+        wrong = (label < 0) | (label >= self.n)
+        if self.skip is not None:
+            wrong &= ~self.skip
+        if wrong.any():
+            raise ValueError(
+                f"labels must be in [0, {self.n}) or ignore_index={ignore_index}, got {label[np.argmax(wrong)]}"
+            )
+
+    def _weight(self):
+        if self.reduction == "mean":
+            return 1 / max(1, self.rows if self.skip is None else self.rows - np.count_nonzero(self.skip))
+        if self.reduction == "batchmean":
+            return 1 / max(1, self.lead[0] if self.lead else 1)
+        return 1.0
+
+    def run(self, op, alpha=0.0):
+        self.loss = np.zeros(self.rows)
+        if op == "r_drop":
+            self.kl = np.zeros(self.rows)
+        self.weight = self._weight()
+        if not self.rows:
+            return
+        sources, targets = [], []
+        for x, out in zip(self.logits, self.out):
+            target = _as_rows(out)
+            if target is None:
+                target = np.empty((self.rows, self.n), out.dtype.newbyteorder("="))
+            source = _as_rows(x)
+            if source is None:
+                target.reshape(x.shape)[...] = x
+                source = target
+            sources.append(source)
+            targets.append(target)
+        a, b = sources if len(sources) == 2 else (sources[0], None)
+        da, db = targets if len(targets) == 2 else (targets[0], None)
+        backends.current().row_losses(
+            op, a, b, da, db, self.label, self.target, self.skip, self.loss, self.kl,
+            self.temperature, self.weight, alpha, self.smoothing,
+        )  # fmt: skip
+        for out, target in zip(self.out, targets):
+            if not np.may_share_memory(out, target):
+                out[...] = target.reshape(out.shape)
+
+    def reduce(self, rows):
+        if self.reduction == "none":
+            wide = np.float64 if self.logits[0].dtype.itemsize == 8 else np.float32
+            return rows.astype(wide).reshape(self.lead)
+        return float(rows.sum()) * self.weight
+
+    def gradients(self):
+        return tuple(self.out if self.given is None else self.given)
+
+
+def _logits(x, name):
+    x = as_array(view(x, name), name)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"{name} must have at least one class on its last axis, got shape {x.shape}")
+    return x
+
+
+def _as_rows(x):
+    """Return ``x`` as a two-dimensional view with consecutive classes, None if a copy would be needed."""
+    if not (x.flags.aligned and x.dtype.isnative):
+        return None
+    if x.flags.c_contiguous:
+        return x.reshape(-1, x.shape[-1])
+    return x if x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > 0 else None
+
+
+def _number(value, name):
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None

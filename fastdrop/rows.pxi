@@ -1,0 +1,151 @@
+# Part of _core.pyx (one extension, one copy of the kernels): rows of arrays among threads.  Arguments have been checked by
+# losses.py, attention.py and max_norm.py; here arrays of two dimensions become pointers and steps.  No maths.
+
+cdef extern from "rows.h" nogil:
+    cdef enum fd_loss:
+        FD_KL, FD_SYMMETRIC_KL, FD_JS, FD_R_DROP, FD_CROSS_ENTROPY
+    ctypedef struct fd_losses:
+        fd_dtype dtype
+        fd_loss op
+        int64_t rows, n
+        const char *a
+        const char *b
+        char *da
+        char *db
+        int64_t a_step, b_step, da_step, db_step
+        const int64_t *label
+        const char *target
+        int64_t target_step
+        const uint8_t *skip
+        double inverse_temperature, weight, alpha, smoothing
+        double *loss
+        double *kl
+        int bypass
+    void fd_losses_run(const fd_losses *k, int64_t first, int64_t end)
+    ctypedef struct fd_softmax:
+        fd_dtype dtype
+        int ndim
+        int64_t *shape
+        int64_t n
+        const char *x
+        char *y
+        const char *dy
+        const char *bias
+        const char *allow
+        int64_t *bias_step
+        int64_t *allow_step
+        double *log_sum
+        fd_source mask
+        const double *p
+        int64_t p_step, rows
+    void fd_softmax_forward(const fd_softmax *k, int64_t first, int64_t end)
+    void fd_softmax_backward(const fd_softmax *k, int64_t first, int64_t end)
+    ctypedef struct fd_max_norm:
+        fd_dtype dtype
+        char *w
+        int64_t outer, n, inner
+        double limit
+    int64_t fd_max_norm_units(const fd_max_norm *k)
+    void fd_max_norm_run(const fd_max_norm *k, int64_t first, int64_t end)
+
+cdef enum:
+    SERIAL_ROWS = 1 << 13  # elements, each of some ten times the work of a dropped one
+    BYPASS_ROWS = 8 << 20  # bytes of gradients that no cache is likely to hold
+
+LOSSES = {"kl": FD_KL, "symmetric_kl": FD_SYMMETRIC_KL, "js": FD_JS, "r_drop": FD_R_DROP, "cross_entropy": FD_CROSS_ENTROPY}
+
+
+cdef int row_parts(int64_t rows, int64_t size) noexcept:
+    """How many threads are to work on so many rows; more than 1 once means OpenMP has been used."""
+    global used_threads
+    if threads == 1 or forked or size < SERIAL_ROWS or rows < 2:
+        return 1
+    used_threads = True
+    return <int>min(<int64_t>threads, rows)
+
+
+cdef char *data(cnp.ndarray a) noexcept:
+    return NULL if a is None else <char *>cnp.PyArray_DATA(a)
+
+
+def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db, cnp.ndarray label, cnp.ndarray target,
+               cnp.ndarray skip, cnp.ndarray loss, cnp.ndarray kl, double temperature, double weight, double alpha,
+               double smoothing):
+    cdef fd_losses k
+    cdef int part, parts
+    k.dtype = dtype_of(a)
+    k.op = LOSSES[op]
+    k.rows = cnp.PyArray_DIM(a, 0)
+    k.n = cnp.PyArray_DIM(a, 1)
+    k.a, k.b, k.da, k.db = data(a), data(b), data(da), data(db)
+    k.a_step = cnp.PyArray_STRIDE(a, 0)
+    k.b_step = 0 if b is None else cnp.PyArray_STRIDE(b, 0)
+    k.da_step = cnp.PyArray_STRIDE(da, 0)
+    k.db_step = 0 if db is None else cnp.PyArray_STRIDE(db, 0)
+    k.label = <const int64_t *>data(label)
+    k.target = data(target)
+    k.target_step = 0 if target is None else cnp.PyArray_STRIDE(target, 0)
+    k.skip = <const uint8_t *>data(skip)
+    k.inverse_temperature = 1 / temperature
+    k.weight, k.alpha, k.smoothing = weight, alpha, smoothing
+    k.loss = <double *>data(loss)
+    k.kl = <double *>data(kl)
+    k.bypass = k.a != k.da and k.b != k.db and 2 * k.rows * k.n * cnp.PyArray_ITEMSIZE(a) >= BYPASS_ROWS
+    parts = row_parts(k.rows, k.rows * k.n)
+    if parts == 1:
+        with nogil:
+            fd_losses_run(&k, 0, k.rows)
+        return
+    for part in prange(parts, num_threads=parts, schedule="static", nogil=True):
+        fd_losses_run(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
+
+
+def softmax_dropout(cnp.ndarray y, cnp.ndarray log_sum, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray bias, cnp.ndarray allow,
+                    mask, cnp.ndarray p):
+    """Forward where dy is None, else backward with y for dx. bias and allow have x's dimensions, by broadcasting."""
+    cdef fd_softmax k
+    cdef int axis, part, parts, last = cnp.PyArray_NDIM(x) - 1
+    source(&k.mask, mask)
+    k.dtype = dtype_of(x)
+    k.ndim = last
+    k.n = cnp.PyArray_DIM(x, last)
+    k.rows = cnp.PyArray_SIZE(log_sum)
+    for axis in range(last):
+        k.shape[axis] = cnp.PyArray_DIM(x, axis)
+        k.bias_step[axis] = 0 if bias is None else cnp.PyArray_STRIDE(bias, axis)
+        k.allow_step[axis] = 0 if allow is None else cnp.PyArray_STRIDE(allow, axis)
+    k.x, k.y, k.dy, k.bias, k.allow = data(x), data(y), data(dy), data(bias), data(allow)
+    k.log_sum = <double *>data(log_sum)
+    k.p = <const double *>data(p)
+    k.p_step = 0 if cnp.PyArray_SIZE(p) == 1 else 1
+    parts = row_parts(k.rows, k.rows * k.n)
+    if parts == 1:
+        with nogil:
+            if k.dy is NULL:
+                fd_softmax_forward(&k, 0, k.rows)
+            else:
+                fd_softmax_backward(&k, 0, k.rows)
+        return
+    for part in prange(parts, num_threads=parts, schedule="static", nogil=True):
+        if k.dy is NULL:
+            fd_softmax_forward(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
+        else:
+            fd_softmax_backward(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
+
+
+def max_norm(cnp.ndarray w, double limit):
+    cdef fd_max_norm k
+    cdef int part, parts
+    cdef int64_t units
+    k.dtype = dtype_of(w)
+    k.w = data(w)
+    k.outer, k.n, k.inner = cnp.PyArray_DIM(w, 0), cnp.PyArray_DIM(w, 1), cnp.PyArray_DIM(w, 2)
+    k.limit = limit
+    units = fd_max_norm_units(&k)
+    parts = row_parts(units, cnp.PyArray_SIZE(w))
+    if parts == 1:
+        with nogil:
+            fd_max_norm_run(&k, 0, units)
+        return
+    for part in prange(parts, num_threads=parts, schedule="static", nogil=True):
+        fd_max_norm_run(&k, units * part // parts, units * (part + 1) // parts)

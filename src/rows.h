@@ -1,0 +1,92 @@
+/* Kernels on rows: losses on logits with their gradients, softmax with dropout, norms.  A row is the last axis of an array.
+ *
+ * As in kernels.h a kernel is a pure function of its arguments.  A row never depends on another, so any cut of the rows
+ * among threads gives the same bits.  Extra memory: the doubles that fd_losses points to, 16 bytes a row at most. */
+#ifndef FASTDROP_ROWS_H
+#define FASTDROP_ROWS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fastdrop.h"
+
+/* With p = softmax(a / T), q = softmax(b / T):
+ *   FD_KL            sum p log(p / q)
+ *   FD_SYMMETRIC_KL  half of sum (p - q)(log p - log q)
+ *   FD_JS            half of sum p log(p / m) + q log(q / m), m = (p + q) / 2
+ *   FD_R_DROP        half of the cross entropies of a and b, and alpha times FD_SYMMETRIC_KL
+ *   FD_CROSS_ENTROPY of a alone */
+enum fd_loss { FD_KL, FD_SYMMETRIC_KL, FD_JS, FD_R_DROP, FD_CROSS_ENTROPY };
+
+typedef struct {
+    enum fd_dtype dtype;
+    enum fd_loss op;
+    int64_t rows, n;                     /* n classes, at least 1 */
+    const char *a, *b;                   /* logits; classes lie consecutively, rows by steps in bytes */
+    char *da, *db;                       /* gradients of weight * loss; may be a and b */
+    int64_t a_step, b_step, da_step, db_step;
+    const int64_t *label;                /* one class a row, or NULL and */
+    const char *target;                  /* probabilities of a's dtype, rows by target_step */
+    int64_t target_step;
+    const uint8_t *skip;                 /* NULL, or 1 where a row is left out: no loss, gradient 0 */
+    double inverse_temperature, weight, alpha, smoothing;
+    double *loss;                        /* a row's loss; of FD_R_DROP the cross entropy alone */
+    double *kl;                          /* FD_R_DROP: a row's symmetric KL */
+    int bypass;                          /* store gradients past the cache */
+} fd_losses;
+
+void fd_losses_run(const fd_losses *k, int64_t first, int64_t end);
+
+/* y = dropout(softmax(x + bias where allowed)) along rows, and back.  Row r is elements r * n .. r * n + n - 1 of the mask. */
+typedef struct {
+    enum fd_dtype dtype;
+    int ndim;                            /* of the axes before the last */
+    int64_t shape[FD_MAX_NDIM], n;
+    const char *x;                       /* scores, C order */
+    char *y;                             /* forward: the result; backward: dx */
+    const char *dy;                      /* backward */
+    const char *bias;                    /* NULL, or float (double for FD_F64) to add, */
+    const char *allow;                   /* NULL, or bool: 0 where a score counts as -inf; rows of either by steps in bytes */
+    int64_t bias_step[FD_MAX_NDIM], allow_step[FD_MAX_NDIM];
+    double *log_sum;                     /* a row's log(sum(exp)): written by forward, read by backward; inf where all masked */
+    fd_source mask;
+    const double *p;                     /* probability to drop: one number, or one a row by p_step (elements) */
+    int64_t p_step, rows;
+} fd_softmax;
+
+void fd_softmax_forward(const fd_softmax *k, int64_t first, int64_t end);
+void fd_softmax_backward(const fd_softmax *k, int64_t first, int64_t end);
+
+/* Scale vectors of w whose Euclidean norm is above limit to that norm.  w is [outer, n, inner] in C order, a vector runs
+ * along n; a unit is one `outer` where inner is 1, else FD_COLUMNS vectors or fewer. */
+enum { FD_COLUMNS = 64 };
+typedef struct {
+    enum fd_dtype dtype;
+    char *w;
+    int64_t outer, n, inner;
+    double limit;
+} fd_max_norm;
+
+int64_t fd_max_norm_units(const fd_max_norm *k);
+void fd_max_norm_run(const fd_max_norm *k, int64_t first, int64_t end);
+
+/* What an instruction set exports, by dtype. */
+typedef struct fd_row_kernels {
+    void (*losses[FD_DTYPES])(const fd_losses *k, int64_t first, int64_t end);
+
+    /* The softmax of one row in three steps, of which those on `bits` (a run of n elements from element `at` of the row, at
+     * most FD_TILE of them) can be taken a tile at a time.  sum: log(sum(exp(x))).  apply: y = kept(exp(x - log_sum) * scale).
+     * dot: sum of exp(x - log_sum) * kept(dy * scale).  grad: dx = exp(x - log_sum) * (kept(dy * scale) - dot). */
+    double (*soft_sum[FD_DTYPES])(const void *x, const void *bias, const uint8_t *allow, size_t n);
+    void (*soft_apply[FD_DTYPES])(void *y, const void *x, const void *bias, const uint8_t *allow, const uint64_t *bits, size_t n,
+                                  double log_sum, double scale);
+    double (*soft_dot[FD_DTYPES])(const void *dy, const void *x, const void *bias, const uint8_t *allow, const uint64_t *bits,
+                                  size_t n, double log_sum, double scale);
+    void (*soft_grad[FD_DTYPES])(void *dx, const void *dy, const void *x, const void *bias, const uint8_t *allow,
+                                 const uint64_t *bits, size_t n, double log_sum, double scale, double dot);
+
+    void (*norm_row[FD_DTYPES])(void *w, size_t n, double limit);
+    void (*norm_columns[FD_DTYPES])(void *w, size_t n, size_t step, size_t columns, double limit);  /* step: in elements */
+} fd_row_kernels;
+
+#endif

@@ -1,0 +1,561 @@
+"""Losses on logits: textbook formulas in long double, torch, central differences; every backend and instruction set."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+from fastdrop import backends, config
+
+OPS = ("kl_div", "symmetric_kl", "js_div", "cross_entropy", "r_drop")
+FLOATS = (np.float32, np.float64)
+ENGINES = [*config.config()["isa found"], *(name for name in backends.available() if name != "native")]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    """Each instruction set of the native backend, and each other backend."""
+    before, config_before = fd.get_backend(), config.config()["isa"]
+    if request.param in config.config()["isa found"]:
+        fd.use_backend("native")
+        config._core.use_isa(request.param)
+        assert config.config()["isa"] == request.param
+    else:
+        fd.use_backend(request.param)
+    yield request.param
+    fd.use_backend(before)
+    if config_before:
+        config._core.use_isa(config_before)
+
+
+def softmax(x):
+    x = x.astype(np.longdouble)
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def kl(p, q):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(p == 0, 0, p * (np.log(p) - np.log(q))).sum(-1)
+
+
+def ce(p, y):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return -np.where(y == 0, 0, y * np.log(p)).sum(-1)
+
+
+def smooth(labels, n, epsilon):
+    y = np.eye(n)[labels] if labels.dtype.kind == "i" else labels.astype(np.longdouble)
+    return y * (1 - epsilon) + epsilon / n
+
+
+def textbook(op, a, b, labels=None, alpha=0.7, epsilon=0.0, temperature=1.0):
+    """Loss of each row in long double."""
+    p, q = softmax(a / np.longdouble(temperature)), softmax(b / np.longdouble(temperature))
+    if op == "kl_div":
+        return kl(p, q)
+    if op == "symmetric_kl":
+        return (kl(p, q) + kl(q, p)) / 2
+    if op == "js_div":
+        return (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2
+    y = smooth(labels, a.shape[-1], epsilon)
+    if op == "cross_entropy":
+        return ce(p, y)
+    return (ce(p, y) + ce(q, y)) / 2 + alpha * (kl(p, q) + kl(q, p)) / 2
+
+
+def call(op, a, b, labels, alpha=0.7, epsilon=0.0, **kwargs):
+    """Return (loss, gradients...) of any of the five."""
+    if op == "cross_entropy":
+        return fd.cross_entropy(a, labels, label_smoothing=epsilon, **kwargs)
+    if op == "r_drop":
+        result = fd.r_drop(a, b, labels, alpha=alpha, label_smoothing=epsilon, **kwargs)
+        return result.loss, result.da, result.db
+    return getattr(fd, op)(a, b, **kwargs)
+
+
+def logits(shape, dtype=np.float64, seed=0, apart=0.5, size=2.0):
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal(shape) * size
+    b = a + rng.standard_normal(shape) * apart
+    labels = rng.integers(0, shape[-1], shape[:-1])
+    return a.astype(dtype), b.astype(dtype), labels
+
+
+def close(got, want, rtol):
+    """Within rtol of each row's largest."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    limit = rtol * np.abs(want).max(-1, keepdims=True) if want.ndim else rtol * abs(want)
+    assert np.all(np.abs(got - want) <= limit), np.max(np.abs(got - want) - limit)
+
+
+# -- the numbers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 100, 4095, 4097, 9001])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_loss_equals_the_textbook_formula(engine, op, n, dtype):
+    a, b, labels = logits((3, n), dtype, seed=n, apart=1.0)
+    loss, *_ = call(op, a, b, labels, reduction="none")
+    assert loss.dtype == dtype
+    want = textbook(op, a, b, labels).astype(np.float64)
+    if dtype == np.float32:  # a divergence is a difference of sums of the size of 1: 6e-8 of them each remain
+        np.testing.assert_allclose(loss, want, rtol=1e-6, atol=1e-7)
+    else:
+        np.testing.assert_allclose(loss, want, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.5}, {"epsilon": 0.2}, {"temperature": 0.5, "epsilon": 1.0}])
+@pytest.mark.parametrize("probable", [False, True])
+def test_gradients_are_central_differences(engine, op, options, probable):
+    if op not in ("cross_entropy", "r_drop") and ("epsilon" in options or probable):
+        pytest.skip("has no labels")
+    a, b, labels = logits((2, 19), seed=5)
+    if probable:
+        labels = np.random.default_rng(6).random((2, 19))
+    loss, *gradients = call(op, a, b, labels, reduction="sum", **options)
+    step = 1e-5
+    for i, got in enumerate(gradients):
+        want = np.empty_like(got)
+        for at in np.ndindex(*want.shape):
+            pair = []
+            for sign in (1, -1):
+                moved = [a.copy(), b.copy()]
+                moved[i][at] += sign * step
+                pair.append(textbook(op, *moved, labels, **options).sum())
+            want[at] = (pair[0] - pair[1]) / (2 * step)
+        close(got, want, 1e-8)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", [(4, 1000), (2, 3, 257), (5,)])
+def test_float32_is_near_float64(engine, op, shape):
+    a, b, labels = logits(shape, np.float32, seed=3)
+    loss, *gradients = call(op, a, b, labels, temperature=1.5, epsilon=0.1)
+    want, *wanted = call(op, a.astype(np.float64), b.astype(np.float64), labels, temperature=1.5, epsilon=0.1)
+    assert loss == pytest.approx(want, rel=1e-6)
+    for got, good in zip(gradients, wanted):
+        assert got.dtype == np.float32
+        assert got.shape == shape
+        close(got, good, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("op", OPS)
+def test_half_types_are_computed_with_in_float32(engine, op, dtype):
+    dtype = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype, dtype))
+    a, b, labels = logits((3, 77), dtype, seed=8)
+    loss, *gradients = call(op, a, b, labels, reduction="sum", epsilon=0.1)
+    want, *wanted = call(op, a.astype(np.float32), b.astype(np.float32), labels, reduction="sum", epsilon=0.1)
+    assert loss == pytest.approx(want, rel=1e-6)
+    for got, good in zip(gradients, wanted):
+        assert got.dtype == dtype
+        close(got, good, 2.0**-8 if dtype.name == "bfloat16" else 2.0**-10)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("apart", [0.5, 2.0])
+def test_every_engine_gives_what_the_reference_gives(engine, op, apart):
+    a, b, labels = logits((7, 3001), np.float32, seed=9, apart=apart)
+    loss, *gradients = call(op, a, b, labels, reduction="none", epsilon=0.1, temperature=0.8)
+    fd.use_backend("reference")
+    want, *wanted = call(op, a, b, labels, reduction="none", epsilon=0.1, temperature=0.8)
+    np.testing.assert_allclose(loss, want, rtol=2e-6, atol=1e-7 if op == "kl_div" else 0)
+    for got, good in zip(gradients, wanted):
+        close(got, good, 3e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_any_number_of_threads_gives_the_same_bits(op):
+    a, b, labels = logits((101, 333), np.float32, seed=10)
+    results = []
+    for n in (1, 2, 3, 8):
+        with fd.threads(n):
+            results.append(call(op, a, b, labels, epsilon=0.1))
+    for other in results[1:]:
+        assert other[0] == results[0][0]
+        for x, y in zip(other[1:], results[0][1:]):
+            assert x.tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_torch_agrees(op, epsilon):
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+    a, b, labels = logits((6, 50), seed=11)
+    ta, tb = (torch.tensor(x, requires_grad=True) for x in (a, b))
+    log_p, log_q = F.log_softmax(ta, -1), F.log_softmax(tb, -1)
+    forth, back = (F.kl_div(x, y, log_target=True, reduction="batchmean") for x, y in ((log_q, log_p), (log_p, log_q)))
+    entropies = [F.cross_entropy(x, torch.tensor(labels), label_smoothing=epsilon) for x in (ta, tb)]
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    want = {
+        "kl_div": lambda: forth,
+        "symmetric_kl": lambda: (forth + back) / 2,
+        "js_div": lambda: sum(F.kl_div(log_m, x, log_target=True, reduction="batchmean") for x in (log_p, log_q)) / 2,
+        "cross_entropy": lambda: entropies[0],
+        "r_drop": lambda: sum(entropies) / 2 + 0.7 * (forth + back) / 2,
+    }[op]()
+    want.backward()
+    loss, *gradients = call(op, a, b, labels, epsilon=epsilon)
+    assert loss == pytest.approx(want.item(), rel=1e-12)
+    for got, t in zip(gradients, (ta, tb)):
+        close(got, t.grad.numpy(), 1e-11)
+
+
+def test_r_drop_tells_its_parts():
+    a, b, labels = logits((6, 50), seed=12)
+    result = fd.r_drop(a, b, labels, alpha=3.0)
+    assert result.kl == pytest.approx(fd.symmetric_kl(a, b)[0], rel=1e-12)
+    assert result.ce == pytest.approx((fd.cross_entropy(a, labels)[0] + fd.cross_entropy(b, labels)[0]) / 2, rel=1e-12)
+    assert result.loss == pytest.approx(result.ce + 3 * result.kl, rel=1e-12)
+
+
+# -- logits at the edge ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_classes_masked_in_both_take_no_part(engine, op, dtype):
+    a, b, _ = logits((5, 40), dtype, seed=13)
+    labels = np.arange(5) * 3 + 1
+    out = np.zeros(40, bool)
+    out[::3] = True
+    few = call(op, a[:, ~out].copy(), b[:, ~out].copy(), np.searchsorted(np.flatnonzero(~out), labels))
+    a[:, out] = b[:, out] = -np.inf
+    loss, *gradients = call(op, a, b, labels)
+    assert loss == pytest.approx(few[0], rel=2e-6 if dtype == np.float32 else 1e-12)
+    for got, want in zip(gradients, few[1:]):
+        assert not got[:, out].any()
+        close(got[:, ~out], want, 2e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_class_that_one_side_excludes(engine, dtype):
+    a, b = np.zeros((1, 5), dtype), np.arange(5, dtype=dtype)[None]
+    b[0, 2] = -np.inf
+    loss, da, db = fd.kl_div(a, b)
+    assert loss == math.inf
+    assert not da.any()
+    assert not db.any()
+    loss, da, db = fd.kl_div(b, a)  # p is 0 there: finite
+    assert loss == pytest.approx(float(textbook("kl_div", b, a).sum()), rel=1e-6)
+    assert np.isfinite(da).all()
+    assert np.isfinite(db).all()
+    loss, da, db = fd.symmetric_kl(a, b)
+    assert loss == math.inf
+    assert not da.any()
+    assert not db.any()
+    loss, da, db = fd.js_div(a, b)
+    assert loss == pytest.approx(float(textbook("js_div", a, b).sum()), rel=1e-6)
+    assert np.isfinite(da).all()
+    assert np.isfinite(db).all()
+    result = fd.r_drop(a, b, [1], alpha=1.0)
+    assert result.loss == result.kl == math.inf
+    assert math.isfinite(result.ce)
+    close(result.da, fd.cross_entropy(a, [1])[1] / 2, 1e-6)
+    close(result.db, fd.cross_entropy(b, [1])[1] / 2, 1e-6)
+    assert fd.r_drop(a, b, [1], alpha=0.0).loss == result.ce
+
+
+def test_a_label_that_is_excluded_has_infinite_loss_and_a_finite_gradient(engine):
+    a = np.zeros((1, 4), np.float32)
+    a[0, 1] = -np.inf
+    loss, da = fd.cross_entropy(a, [1])
+    assert loss == math.inf
+    np.testing.assert_allclose(da, [[1 / 3, -1, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert fd.cross_entropy(a, [0], label_smoothing=0.1)[0] == math.inf
+    assert fd.cross_entropy(a, np.array([[0.5, 0.0, 0.5, 0]], np.float32))[0] == pytest.approx(math.log(3), rel=1e-6)
+    assert fd.cross_entropy(a, np.array([[0.5, 0.1, 0.4, 0]], np.float32))[0] == math.inf
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [3, 16, 40])
+def test_rows_without_any_class_cost_nothing(engine, op, dtype, n):
+    a = np.full((2, n), -np.inf, dtype)
+    loss, *gradients = call(op, a, a.copy(), np.zeros(2, int))
+    assert loss == 0
+    for g in gradients:
+        assert not g.any()
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("apart", [0.5, 1e4])
+def test_large_logits(engine, op, dtype, apart):
+    rng = np.random.default_rng(14)
+    a = (rng.standard_normal((4, 100)) * 1e4).astype(dtype)
+    b = (a + rng.standard_normal(a.shape) * apart).astype(dtype)
+    b += dtype(4096)  # no difference to softmax
+    labels = np.argmax(a, -1)
+    loss, *gradients = call(op, a, b, labels, reduction="none")
+    with np.errstate(all="ignore"):
+        p, q = softmax(a), softmax(b)
+    assert np.isfinite(loss).all()
+    if op == "kl_div":
+        assert np.all(loss >= 0)
+    if op in ("js_div", "cross_entropy"):
+        np.testing.assert_allclose(loss, textbook(op, a, b, labels).astype(float), rtol=1e-5, atol=1e-6)
+    for g in gradients:
+        assert np.isfinite(g).all()
+    assert np.isfinite(p).all()
+    assert np.isfinite(q).all()
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_one_class(engine, op, dtype):
+    a = np.array([[3.0], [-7.0]], dtype)
+    loss, *gradients = call(op, a, -a, np.zeros(2, int), epsilon=0.3)
+    assert loss == 0
+    for g in gradients:
+        np.testing.assert_array_equal(g, 0)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_nan_is_not_hidden(engine, op):
+    a, b, labels = logits((2, 20), np.float32)
+    a[0, 3] = np.nan
+    loss, *_ = call(op, a, b, labels, reduction="none")
+    assert np.isnan(loss[0])
+    assert np.isfinite(loss[1])
+
+
+def test_nearly_equal_distributions_keep_their_digits(engine):
+    a, b, _ = logits((3, 500), np.float32, seed=15, apart=0.01)
+    for op in ("symmetric_kl", "js_div"):
+        loss = call(op, a, b, None, reduction="none")[0]
+        np.testing.assert_allclose(loss, textbook(op, a, b).astype(float), rtol=2e-5)
+        assert np.all(loss > 0)
+
+
+# -- reductions and ignored rows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_reductions(engine, op):
+    a, b, labels = logits((3, 4, 9), seed=16)
+    pad = np.zeros((3, 4), bool)
+    pad[1, 2:] = True
+    rows, *of_rows = call(op, a, b, labels, pad_mask=pad, reduction="none")
+    assert rows.shape == (3, 4)
+    assert not rows[pad].any()
+    for g in of_rows:
+        assert not g[pad].any()
+    for reduction, divisor in (("sum", 1), ("mean", 10), ("batchmean", 3)):
+        loss, *gradients = call(op, a, b, labels, pad_mask=pad, reduction=reduction)
+        assert loss == pytest.approx(rows.sum() / divisor, rel=1e-12)
+        for g, r in zip(gradients, of_rows):
+            np.testing.assert_allclose(g, r / divisor, rtol=1e-12, atol=1e-18)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_all_rows_ignored(engine, op):
+    a, b, labels = logits((3, 4, 9))
+    loss, *gradients = call(op, a * np.nan, b, labels, pad_mask=np.ones((3, 4), bool))
+    assert loss == 0
+    for g in gradients:
+        assert not g.any()
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 1), (3, 4), (3, 4, 1), ()])
+def test_pad_mask_broadcasts(shape):
+    a, b, _ = logits((3, 4, 9))
+    pad = np.random.default_rng(1).random(shape) < 0.5
+    whole = np.broadcast_to(pad[..., 0] if pad.ndim == 3 else pad, (3, 4))
+    loss = fd.symmetric_kl(a, b, pad_mask=pad, reduction="none")[0]
+    np.testing.assert_array_equal(loss == 0, whole)
+
+
+def test_ignore_index_is_a_pad_mask(engine):
+    a, b, labels = logits((8, 9))
+    pad = np.arange(8) % 3 == 0
+    want = fd.r_drop(a, b, labels, alpha=1.0, pad_mask=pad)
+    for ignored in (-100, 2):
+        marked = np.where(labels == ignored, 3, labels)
+        want = fd.r_drop(a, b, marked, alpha=1.0, pad_mask=pad)
+        got = fd.r_drop(a, b, np.where(pad, ignored, marked), alpha=1.0, ignore_index=ignored)
+        assert got[:3] == want[:3]
+        np.testing.assert_array_equal(got.da, want.da)
+        np.testing.assert_array_equal(got.db, want.db)
+
+
+# -- arrays of any kind ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("arrange", ["fortran", "rows", "reversed", "columns", "swapped", "unaligned", "transposed"])
+def test_any_layout(engine, op, arrange):
+    a, b, labels = logits((6, 10), np.float32)
+    want = call(op, a, b, labels)
+
+    def lay(x):
+        if arrange == "fortran":
+            return np.asfortranarray(x)
+        if arrange == "rows":
+            return np.repeat(x, 2, axis=0)[::2]
+        if arrange == "reversed":
+            return x[::-1].copy()[::-1]
+        if arrange == "columns":
+            return np.repeat(x, 2, axis=1)[:, ::2]
+        if arrange == "swapped":
+            return x.astype(">f4")
+        if arrange == "unaligned":
+            return np.frombuffer(b"-" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+        return x.reshape(2, 3, 10).transpose(1, 0, 2).copy().transpose(1, 0, 2)
+
+    x, y = lay(a), lay(b)
+    labels = labels.reshape(x.shape[:-1])
+    got = call(op, x, y, labels)
+    assert got[0] == want[0]
+    for g, w in zip(got[1:], want[1:]):
+        np.testing.assert_array_equal(g.reshape(w.shape), w)
+    out = tuple(lay(np.zeros_like(a)).copy("A") for _ in want[1:])
+    out = tuple(o if o.flags.writeable else o.copy() for o in out)
+    got = call(op, x, y, labels, out=out if len(out) == 2 else out[0])
+    for g, o, w in zip(got[1:], out, want[1:]):
+        assert g is o
+        np.testing.assert_array_equal(o.reshape(w.shape), w)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_in_place(engine, op):
+    a, b, labels = logits((6, 100), np.float32)
+    want = call(op, a.copy(), b.copy(), labels, epsilon=0.1)
+    got = call(op, a, b, labels, epsilon=0.1, out=a if op == "cross_entropy" else (a, b))
+    assert got[0] == want[0]
+    for g, mine, w in zip(got[1:], (a, b), want[1:]):
+        assert g is mine
+        np.testing.assert_array_equal(mine, w)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 3)])
+def test_no_rows(engine, op, shape):
+    a = np.zeros(shape, np.float32)
+    loss, *gradients = call(op, a, a.copy(), np.zeros(shape[:-1], int))
+    assert loss == 0
+    assert all(g.shape == shape for g in gradients)
+
+
+@pytest.mark.parametrize("offset", range(0, 16, 5))
+def test_gradients_stored_past_the_cache_are_the_same(offset):
+    a, b, labels = logits((300, 4000), np.float32)
+    want = call("r_drop", a[:7], b[:7], labels[:7], reduction="sum")
+    out = tuple(np.zeros(a.size + 16, np.float32)[offset:][: a.size].reshape(a.shape) for _ in "ab")
+    got = call("r_drop", a, b, labels, reduction="sum", out=out)
+    for g, w in zip(got[1:], want[1:]):
+        np.testing.assert_array_equal(g[:7], w)
+
+
+def test_extra_memory_is_64_bytes_a_row():
+    import tracemalloc
+
+    a, b, labels = logits((20000, 30), np.float32)
+    out = np.empty_like(a), np.empty_like(b)
+    tracemalloc.start()
+    fd.r_drop(a, b, labels, alpha=1.0, pad_mask=labels == 3, out=out)
+    extra = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    if fd.get_backend() == "native":
+        assert extra <= 64 * len(a) + 10_000
+
+
+def test_a_pair_is_one_mask():
+    x = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
+    y, mask = fd.r_drop_pair(x, 0.5, rng=7)
+    assert mask == fd.mask((2, 3, 4), 0.5, rng=7)
+    np.testing.assert_array_equal(y, np.where(mask.keep(), x * 2, 0))
+    assert (y[0] != y[1]).any()
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+A = np.zeros((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "words"),
+    [
+        (lambda: fd.kl_div(A, A[:1]), ValueError, ["b", "(2, 3)", "(1, 3)"]),
+        (lambda: fd.kl_div(A, A.astype("f4")), TypeError, ["b", "float64", "float32"]),
+        (lambda: fd.kl_div(A.astype(int), A), TypeError, ["a", "int64"]),
+        (lambda: fd.kl_div(A[:, :0], A[:, :0]), ValueError, ["class", "(2, 0)"]),
+        (lambda: fd.kl_div(np.float64(1), np.float64(1)), ValueError, ["class", "()"]),
+        (lambda: fd.kl_div(A, A, temperature=0), ValueError, ["temperature", "0"]),
+        (lambda: fd.kl_div(A, A, temperature=math.nan), ValueError, ["temperature", "nan"]),
+        (lambda: fd.kl_div(A, A, temperature="hot"), TypeError, ["temperature", "hot"]),
+        (lambda: fd.kl_div(A, A, reduction="avg"), ValueError, ["reduction", "avg"]),
+        (lambda: fd.kl_div(A, A, pad_mask=[1, 0]), TypeError, ["pad_mask", "int64"]),
+        (lambda: fd.kl_div(A, A, pad_mask=np.zeros(3, bool)), ValueError, ["pad_mask", "(2,)", "(3,)"]),
+        (lambda: fd.kl_div(A, A, out=A.copy()), TypeError, ["out", "pair"]),
+        (lambda: fd.kl_div(A, A, out=(A.copy(), A[:1])), ValueError, ["out[1]", "(1, 3)"]),
+        (lambda: fd.kl_div(A, A.copy(), out=(A, A)), ValueError, ["out", "overlap"]),
+        (lambda: fd.cross_entropy(A, [0, 3]), ValueError, ["labels", "[0, 3)", "3"]),
+        (lambda: fd.cross_entropy(A, [0, -1]), ValueError, ["labels", "-1"]),
+        (lambda: fd.cross_entropy(A, [0]), ValueError, ["labels", "(2,)", "(1,)"]),
+        (lambda: fd.cross_entropy(A, [True, False]), TypeError, ["labels", "bool"]),
+        (lambda: fd.cross_entropy(A, A[:1]), ValueError, ["labels", "(2, 3)", "(1, 3)"]),
+        (lambda: fd.cross_entropy(A, A - 1), ValueError, ["labels", "-1"]),
+        (lambda: fd.cross_entropy(A, [0, 1], label_smoothing=1.5), ValueError, ["label_smoothing", "1.5"]),
+        (lambda: fd.r_drop(A, A, [0, 1], alpha=-1), ValueError, ["alpha", "-1"]),
+        (lambda: fd.r_drop(A, A, [0, 1], alpha=math.nan), ValueError, ["alpha", "nan"]),
+        (lambda: fd.r_drop(A, A, [0, 1], alpha=None), TypeError, ["alpha", "None"]),
+    ],
+)
+def test_bad_input_is_named(function, error, words):
+    with pytest.raises(error) as raised:
+        function()
+    for word in words:
+        assert word in str(raised.value)
+
+
+# -- max-norm ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(("shape", "axis"), [
+    ((300, 130), 0), ((130, 300), 1), ((7, 5, 3, 3), (1, 2, 3)), ((3, 3, 5, 70), (0, 1, 2)), ((4, 5, 6), (0, 2)), ((9,), 0),
+    ((5000, 3), -2), ((3, 5000), -1), ((2, 40, 65), 1),
+])  # fmt: skip
+def test_max_norm(engine, dtype, shape, axis):
+    dtype = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype, dtype))
+    wide = np.random.default_rng(17).standard_normal(shape)
+    w = wide.astype(dtype)
+    norm = np.sqrt((w.astype(np.float64) ** 2).sum(axis, keepdims=True))
+    limit = float(np.median(norm))
+    want = w.astype(np.float64) * np.where(norm > limit, limit / norm, 1)
+    got = w.copy()
+    assert fd.max_norm_(got, limit, axis) is got
+    tolerance = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 5e-7, "float64": 1e-15}[dtype.name]
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=tolerance, atol=1e-7 if dtype.itemsize == 2 else 0)
+    within = np.broadcast_to(norm <= limit * (1 - 1e-6), shape)
+    np.testing.assert_array_equal(got[within], w[within])
+
+
+def test_max_norm_at_the_edges(engine):
+    w = np.array([[1e30, 3e-30, 0.0], [1e30, 4e-30, 0.0]], np.float32)
+    fd.max_norm_(w, 1.0)
+    np.testing.assert_allclose(w, [[math.sqrt(0.5), 3e-30, 0], [math.sqrt(0.5), 4e-30, 0]], rtol=1e-6)
+    fd.max_norm_(w, 0.0)
+    assert not w.any()
+    fortran = np.asfortranarray(np.full((3, 4), 2.0))
+    fd.max_norm_(fortran[::-1], 1.0, axis=1)
+    np.testing.assert_allclose(fortran, 0.5)
+    for bad, error in (((w, -1.0), ValueError), ((w, math.nan), ValueError), ((w, 1.0, 2), ValueError), ((w, "x"), TypeError)):
+        with pytest.raises(error):
+            fd.max_norm_(*bad)
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match="W must be writable"):
+        fd.max_norm_(w, 1.0)
+
+
+def test_the_list_of_reductions_is_whole():
+    a, b, _ = logits((2, 3))
+    for op, reduction in itertools.product(("kl_div", "symmetric_kl", "js_div"), fd.losses.REDUCTIONS):
+        assert np.all(getattr(fd, op)(a, b, reduction=reduction)[0] >= 0)
