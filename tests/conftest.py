@@ -1,0 +1,89 @@
+"""What several test files share: the engines that must agree, equality to the bit, and Python in a fresh process.
+
+An engine is a backend or, for the native one, an instruction set of it; both lists come from the package itself.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+import fastdrop as fd
+from fastdrop import backends
+
+try:
+    from fastdrop import _core
+except ImportError:
+    _core = None
+
+# Fixed examples, and an engine that stays the same for all examples of a test.
+settings.register_profile(
+    "fastdrop", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("fastdrop")
+
+ISAS = _core.isa_found() if _core else []
+ENGINES = [f"native-{isa}" for isa in ISAS] + [name for name in backends.available() if name != "native"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    """The name of the backend or instruction set that runs during the test: each in turn."""
+    backend, _, isa = request.param.partition("-")
+    before = fd.get_backend(), _core and _core.isa()
+    fd.use_backend(backend)
+    if isa:
+        _core.use_isa(isa)
+        assert _core.isa() == isa
+    assert fd.get_backend() == backend
+    yield request.param
+    fd.use_backend(before[0])
+    if isa:
+        _core.use_isa(before[1])
+
+
+@pytest.fixture(scope="session")
+def isas():
+    """Instruction sets of the native backend on this machine, best first."""
+    if not ISAS:
+        pytest.skip("the compiled extension is not here")
+    return ISAS
+
+
+@pytest.fixture(params=["float16", "bfloat16", "float32", "float64"])
+def dtype(request):
+    """Each of the four dtypes."""
+    if request.param == "bfloat16":
+        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    return np.dtype(request.param)
+
+
+def _identical(a, b):
+    """Fail unless two arrays have the same shape, dtype and bits: signed zeros and NaNs are not equal to others."""
+    a, b = np.asarray(a), np.asarray(b)
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    bits = np.dtype(f"u{a.itemsize}")
+    differ = np.flatnonzero(np.ascontiguousarray(a).ravel().view(bits) != np.ascontiguousarray(b).ravel().view(bits))
+    if differ.size:
+        at = differ[0]
+        pytest.fail(f"{differ.size} of {a.size} elements differ, the first at {at}: {a.flat[at]!r} and {b.flat[at]!r}")
+
+
+@pytest.fixture(scope="session")
+def identical():
+    """Function of two arrays: see `_identical`."""
+    return _identical
+
+
+def _fresh_python(code, timeout=60, **environment):
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def fresh_python():
+    """Function that runs code in a new interpreter, with more environment variables; a hang raises TimeoutExpired."""
+    return _fresh_python

@@ -1,0 +1,368 @@
+"""``Mask`` as a value: what it says of itself, parts of it, equality, pickles, its packed bits, masks the user made."""
+
+import copy
+import math
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastdrop as fd
+from fastdrop.backends import reference
+
+MASKS = {
+    "plain": lambda: fd.Rng(1, 2).mask((5, 6), 0.3),
+    "0-d": lambda: fd.Rng(1, 2).mask((), 0.3),
+    "empty": lambda: fd.Rng(1, 2).mask((3, 0), 0.3),
+    "array p": lambda: fd.Rng(1, 2).mask((5, 6), [0.1, 0.2, 0.3, 0.4, 0.5]),
+    "part": lambda: fd.Rng(1, 2).mask((5, 6), 0.3)[1:4, 2],
+    "contiguous part": lambda: fd.Rng(1, 2).mask((5, 6), 0.3)[3],
+    "part with array p": lambda: fd.Rng(1, 2).mask((5, 6), [0.1, 0.2, 0.3, 0.4, 0.5])[1:3],
+    "from_keep": lambda: fd.Mask.from_keep(np.arange(30).reshape(5, 6) % 3 > 0, 0.3),
+    "part of from_keep": lambda: fd.Mask.from_keep(np.arange(30).reshape(5, 6) % 3 > 0, 0.3)[2:, 1:],
+}
+
+
+@pytest.fixture(params=MASKS)
+def make(request):
+    return MASKS[request.param]
+
+
+# -- what it says of itself --------------------------------------------------------------------------------------------
+
+
+def test_attributes():
+    mask = fd.mask((2, 3), 0.1, rng=fd.Rng(7, 8))
+    assert (mask.seed, mask.stream, mask.shape, mask.p, mask.ndim, mask.size) == (7, 8, (2, 3), 0.1, 2, 6)
+    assert mask.scale == 1 / 0.9
+    assert len(mask) == 2
+
+
+def test_array_p():
+    p = np.array([0.0, 0.5, 1.0])
+    mask = fd.mask((3, 4), p, rng=0)
+    p[:] = 0.9  # the mask has its own
+    assert mask.p.tolist() == [0.0, 0.5, 1.0]
+    assert mask.scale.tolist() == [1.0, 2.0, math.inf]
+    assert mask.p.dtype == np.float64
+    with pytest.raises(ValueError, match="read-only"):
+        mask.p[0] = 0.3
+
+
+def test_array_p_gives_each_its_own(engine):
+    """Row by row, and place by place, the decisions are those of a mask with that p."""
+    p = np.array([[0.0, 0.3, 0.5, 1.0], [0.1, 0.1, 1e-9, 0.7]])
+    mask = fd.mask((2, 4, 50), p, rng=5)
+    for i in range(2):
+        for j in range(4):
+            assert np.array_equal(mask.keep()[i, j], fd.mask((2, 4, 50), p[i, j], rng=5).keep()[i, j])
+
+
+def test_no_memory_and_no_time():
+    """O(1): a mask of 2**64 elements is as small as any."""
+    large, small = fd.mask(2**64, 0.5, rng=0), fd.mask(1, 0.5, rng=0)
+    assert large.size == 2**64
+    assert len(pickle.dumps(large)) < len(pickle.dumps(small)) + 20
+    assert sys.getsizeof(large) == sys.getsizeof(small)
+    assert np.array_equal(large[2**64 - 77 :].keep(), large[2**64 - 100 :].keep()[23:])
+
+
+def test_repr_tells_masks_apart():
+    mask = fd.Rng(7, 8).mask((2, 3), 0.1)
+    assert repr(mask) == "<fastdrop.Mask shape=(2, 3) p=0.1 seed=7, stream=8>"
+    assert "part from element 3" in repr(mask[1])
+    assert "part from element 1" in repr(mask[:, 1])
+    assert "stored bits" in repr(fd.Mask.from_keep([True], 0.5))
+    assert "p=[0.1 0.2]" in repr(fd.mask((2, 3), [0.1, 0.2]))
+
+
+def test_length_of_0d():
+    with pytest.raises(TypeError, match="0-d"):
+        len(fd.mask((), 0.5))
+
+
+def test_made_only_by_what_makes_masks():
+    with pytest.raises(TypeError, match=r"fastdrop\.mask"):
+        fd.Mask(1, 2, (3,), 0.5)
+
+
+@pytest.mark.parametrize("name", ["seed", "stream", "shape", "p", "scale", "size", "ndim", "other"])
+def test_immutable(make, name):
+    mask = make()
+    with pytest.raises(AttributeError):
+        setattr(mask, name, 1)
+    with pytest.raises(TypeError):
+        mask[0] = 1
+
+
+@pytest.mark.parametrize("shape", [-1, (2, -3), (2**33, 2**33), 2.5, (2, None), None, "ab"])
+def test_bad_shape(shape):
+    rng = fd.Rng(0)
+    with pytest.raises((TypeError, ValueError), match=r"shape must .* got|at most 2\*\*64 elements, got"):
+        fd.mask(shape, 0.5, rng=rng)
+    assert rng.stream == 0
+
+
+def test_shapes():
+    assert fd.mask(3, 0.5).shape == (3,)
+    assert fd.mask([2, np.int64(3)], 0.5).shape == (2, 3)
+    assert fd.mask((), 0.5).shape == ()
+    assert fd.mask((0, 2**63), 0.5).size == 0
+
+
+@pytest.mark.parametrize("p", [[0.1], [[0.1, 0.1, 0.1]], [0.1] * 4, []])
+def test_array_p_of_another_shape(p):
+    rng = fd.Rng(0)
+    with pytest.raises(
+        ValueError, match=r"an array p must have the leading axes of the mask's shape \(3, 4\), got shape"
+    ):
+        fd.mask((3, 4), p, rng=rng)
+    assert rng.stream == 0
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_parts_of_parts_are_parts_of_the_array(data):
+    """Any chain of indexing does to the mask what it does to its array."""
+    shape = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple))
+    mask = fd.mask(shape, 0.5, rng=1)
+    if data.draw(st.booleans()):
+        mask = fd.mask(shape, np.linspace(0, 1, shape[0]), rng=1)
+    keep = mask.keep()
+    scale = np.broadcast_to(np.reshape(mask.scale, np.shape(mask.p) + (1,) * (len(shape) - np.ndim(mask.p))), shape)
+    for _ in range(3):
+        if not keep.ndim:
+            break
+        key = []
+        for n in keep.shape[: data.draw(st.integers(0, keep.ndim))]:
+            if n and data.draw(st.booleans()):
+                key.append(data.draw(st.integers(-n, n - 1)))
+            else:
+                bound = st.none() | st.integers(-n - 2, n + 2)
+                key.append(slice(data.draw(bound), data.draw(bound), data.draw(st.sampled_from([None, 1]))))
+        if data.draw(st.booleans()):
+            key.append(Ellipsis)
+        elif len(key) == keep.ndim and data.draw(st.booleans()):
+            key.insert(data.draw(st.integers(0, len(key))), Ellipsis)
+        key = tuple(key) if len(key) != 1 or data.draw(st.booleans()) else key[0]
+        mask, keep, scale = mask[key], keep[key], scale[key]
+        assert mask.shape == keep.shape
+        assert np.array_equal(mask.keep(), keep)
+        assert np.array_equal(np.asarray(mask), np.where(keep, scale, 0))
+
+
+def test_part_of_everything_is_the_mask():
+    mask = fd.mask((3, 4), 0.5, rng=0)
+    for same in (mask[:], mask[...], mask[:, :], mask[0:3, 0:4], mask[()], mask[-3:, -9:9]):
+        assert same == mask
+        assert hash(same) == hash(mask)
+    assert mask[1] != mask[2]
+    assert mask[1:2] != mask[1]
+    assert list(mask) == [mask[0], mask[1], mask[2]]
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "message"),
+    [
+        (3, IndexError, "index 3 is out of bounds for axis 0 of a mask with size 3"),
+        (-4, IndexError, "index -4 is out of bounds for axis 0"),
+        ((0, 4), IndexError, "index 4 is out of bounds for axis 1"),
+        ((0, 0, 0), IndexError, "too many indices for a mask of 2 dimensions: 3"),
+        (slice(None, None, 2), IndexError, "slices of step 1, got step 2 on axis 0"),
+        (slice(None, None, -1), IndexError, "slices of step 1, got step -1 on axis 0"),
+        (None, TypeError, "integers and slices of step 1, got None"),
+        (True, TypeError, "integers and slices of step 1, got True"),
+        (1.0, TypeError, r"integers and slices of step 1, got 1\.0"),
+        ([0, 1], TypeError, r"integers and slices of step 1, got \[0, 1\]"),
+        (np.array([0, 1]), TypeError, "integers and slices of step 1, got array"),
+        (np.array([True] * 3), TypeError, "integers and slices of step 1, got array"),
+        ((..., ...), TypeError, "integers and slices of step 1, got Ellipsis"),
+    ],
+)
+def test_bad_index(key, error, message):
+    with pytest.raises(error, match=message):
+        fd.mask((3, 4), 0.5)[key]
+
+
+def test_numpy_integers_index():
+    mask = fd.mask((3, 4), 0.5, rng=0)
+    assert mask[np.int8(1), np.uint64(2)] == mask[1, 2]
+
+
+def test_the_last_part_of_the_largest_mask(engine):
+    """Indices up to 2**64 - 1: nothing overflows."""
+    mask = fd.Rng(3, 4).mask((2**32, 2**31, 2), 0.3)[-1, -100:, :]
+    index = np.arange(2**64 - 200, 2**64, dtype=object).astype(np.uint64).reshape(100, 2)
+    keep = reference.keep_at(3, 4, index, 0.3)
+    assert np.array_equal(mask.keep(), keep)
+    assert np.array_equal(mask[:, 1].keep(), keep[:, 1])
+    assert np.array_equal(mask[:, 1].apply(np.ones((3, 100))), np.tile(keep[:, 1] / 0.7, (3, 1)))
+
+
+# -- the same value ----------------------------------------------------------------------------------------------------
+
+
+def test_equal_and_hash(make):
+    assert make() == make()
+    assert hash(make()) == hash(make())
+    assert len({make(), make()}) == 1
+
+
+def test_all_different():
+    masks = [make() for make in MASKS.values()]
+    masks += [fd.Rng(2, 2).mask((5, 6), 0.3), fd.Rng(1, 3).mask((5, 6), 0.3), fd.Rng(1, 2).mask((6, 5), 0.3)]
+    masks += [fd.Rng(1, 2).mask((5, 6), 0.31), fd.Rng(1, 2).mask((5, 6), [0.3] * 5)]
+    assert len(set(masks)) == len(masks)
+    for i, a in enumerate(masks):
+        for j, b in enumerate(masks):
+            assert (a == b) == (i == j)
+
+
+def test_not_equal_to_other_things():
+    mask = fd.mask(3, 0.5)
+    assert mask != "mask"
+    assert mask is not None
+    assert (mask == 3) is False
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(make, protocol):
+    mask = make()
+    back = pickle.loads(pickle.dumps(mask, protocol))
+    assert back == mask
+    assert hash(back) == hash(mask)
+    assert np.array_equal(back.keep(), mask.keep())
+    if isinstance(back.p, np.ndarray):
+        assert not back.p.flags.writeable
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
+def test_copy(make, how):
+    assert how(make()) == make()
+    assert np.array_equal(how(make()).bits(), make().bits())
+
+
+# -- arrays of it ------------------------------------------------------------------------------------------------------
+
+
+def test_keep_and_bits(engine, make):
+    mask = make()
+    keep, bits = mask.keep(), mask.bits()
+    assert (keep.dtype, keep.shape) == (np.bool_, mask.shape)
+    assert (bits.dtype, bits.shape) == (np.uint8, ((mask.size + 7) // 8,))
+    assert np.array_equal(bits, np.packbits(keep, axis=None, bitorder="little"))  # and so 0 past the end
+    assert np.array_equal(np.asarray(mask) > 0, keep)
+
+
+@pytest.mark.parametrize("n", range(1, 20))
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_bits_past_the_end_are_zero(engine, n, p):
+    for mask in (fd.mask(n, p, rng=0), fd.mask(n + 5, p, rng=0)[5:], fd.Mask.from_keep([True] * (n + 3), p)[2:-1]):
+        assert len(mask.bits()) == (n + 7) // 8
+        assert mask.bits()[-1] >> ((n - 1) % 8 + 1) == 0
+
+
+def test_every_array_is_the_callers_own():
+    mask = fd.mask(100, 0.5, rng=0)
+    for get in (mask.bits, mask.keep, lambda: np.asarray(mask)):
+        before = get()
+        get()[:] = 0
+        assert np.array_equal(get(), before)
+    stored = fd.Mask.from_keep(np.arange(64) % 2 == 0, 0.5)
+    stored.bits()[:] = 0
+    assert stored.keep().sum() == 32
+
+
+def test_asarray(dtype):
+    mask = fd.mask((3, 50), [0.1, 0.5, 1.0], rng=0)
+    array = np.asarray(mask)
+    assert array.dtype == np.float64
+    assert np.array_equal(array, np.where(mask.keep(), [[1 / 0.9], [2], [0]], 0))
+    assert np.array_equal(np.asarray(mask, dtype), mask.apply(np.ones(mask.shape, dtype)))
+    assert np.asarray(mask, dtype).dtype == dtype
+    assert np.array_equal(np.array(mask, copy=True), array)
+    assert np.array_equal(np.asarray(mask, bool), mask.keep())
+    assert np.asarray(mask, np.longdouble).dtype == np.longdouble
+    assert np.array_equal(np.stack([mask, mask]), [array, array])
+
+
+def test_no_array_without_a_copy():
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("NumPy 1 has no copy=False")
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(fd.mask(3, 0.5), copy=False)
+
+
+def test_buffer_protocol(isas, make):
+    """The packed bits, wherever Python asks for a buffer; NumPy, which asks for numbers, gets the multipliers."""
+    mask = make()
+    bits = mask.bits().tobytes()
+    assert bytes(mask) == bits
+    assert bytearray(mask) == bits
+    assert b"".join([mask]) == bits
+    with memoryview(mask) as view:
+        assert (view.tobytes(), view.format, view.itemsize, view.shape) == (bits, "B", 1, (len(bits),))
+    assert np.asarray(mask).shape == mask.shape
+    assert np.asarray(memoryview(mask)).tobytes() == bits
+
+
+def test_buffer_lives_as_long_as_it_is_asked_for(isas):
+    view = memoryview(fd.mask(10_000, 0.5, rng=0))  # the mask itself is gone
+    assert view.tobytes() == fd.mask(10_000, 0.5, rng=0).bits().tobytes()
+
+
+# -- masks the user made -----------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=4)
+    .map(tuple)
+    .flatmap(lambda shape: st.tuples(st.just(shape), st.integers(0, 999)))
+)
+def test_from_keep(case):
+    shape, seed = case
+    keep = np.random.default_rng(seed).random(shape) < 0.5
+    mask = fd.Mask.from_keep(keep, 0.25)
+    assert (mask.seed, mask.stream, mask.shape, mask.p) == (None, None, shape, 0.25)
+    assert np.array_equal(mask.keep(), keep)
+    assert np.array_equal(mask.bits(), np.packbits(keep, axis=None, bitorder="little"))
+    assert mask == fd.Mask.from_keep(keep.copy(order="F"), 0.25)
+    assert np.array_equal(np.asarray(mask), np.where(keep, 1 / 0.75, 0))
+
+
+def test_from_keep_copies():
+    keep = np.ones(10, bool)
+    mask = fd.Mask.from_keep(keep, 0.5)
+    keep[:] = False
+    assert mask.keep().all()
+
+
+def test_from_keep_equals_what_it_was_made_from(engine):
+    made = fd.mask((7, 300), 0.3, rng=0)
+    stored = fd.Mask.from_keep(made.keep(), 0.3)
+    x = np.linspace(1, 2, 2100).reshape(7, 300)
+    assert np.array_equal(stored.apply(x), made.apply(x))
+    assert stored != made
+    assert stored.bits().tobytes() == made.bits().tobytes()
+
+
+def test_from_keep_is_one_bit_an_element():
+    assert len(pickle.dumps(fd.Mask.from_keep(np.ones(80_000, bool), 0.5))) < 11_000
+
+
+@pytest.mark.parametrize("keep", [[0, 1], [0.0, 1.0], np.ones(3, np.uint8), ["a"], [None], None])
+def test_from_keep_takes_bools(keep):
+    with pytest.raises(TypeError, match="keep must hold bools, got dtype"):
+        fd.Mask.from_keep(keep, 0.5)
+
+
+def test_from_keep_checks_p():
+    with pytest.raises(ValueError, match=r"p is a probability to drop and must be in \[0, 1\], got 2"):
+        fd.Mask.from_keep([True], 2)
+    with pytest.raises(ValueError, match="leading axes"):
+        fd.Mask.from_keep([True, False], [0.1, 0.2, 0.3])
