@@ -517,7 +517,7 @@ def _mean(x, mask, out, stream, name):
     _contiguous((a, name), (y, "out"))
     if a.size:
         with _on(a, stream) as (kernels, queue):
-            kernels.multi_sample_mean(y, a, mask, queue)
+            kernels.sample_mean(y, a, mask, queue)
     return _deliver(y, stream)
 
 

@@ -14,7 +14,7 @@ import pytest
 CAPABILITY = (9, 0)
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 KERNELS = (
-    "dropout", "dropout_add", "anywhere", "multi_sample_mean", "multi_sample_mean_each", "softmax_dropout",
+    "dropout", "dropout_add", "anywhere", "sample_mean", "sample_mean_each", "softmax_dropout",
     "softmax_dropout_backward", "pair_loss", "bias_parts", "sum_parts", "count_rows", "sum_rows",
 )  # fmt: skip
 WIDE = {"dropout": 8, "dropout_add": 16}  # 16-byte accesses of the path that all whole threads take, at least
@@ -41,8 +41,8 @@ def signatures(store, compute):
         "dropout": (x, x, int64, int64, boolean, uint64, *chance),
         "dropout_add": (x, x, x, x, int64, int64, int64, boolean, uint64, *chance),
         "anywhere": (x, x, int64, int64, int64, axes, axes, axes, axes, uint64, *chance),
-        "multi_sample_mean": (x, x, int64, int64, uint64, *chance),
-        "multi_sample_mean_each": (x, x, int64, int64, uint64, uint64, uint64, array(uint64), real),
+        "sample_mean": (x, x, int64, int64, uint64, *chance),
+        "sample_mean_each": (x, x, int64, int64, uint64, uint64, uint64, array(uint64), real, compute),
         "softmax_dropout": (
             x, x, x, int64, boolean, array(uint8), axes, types.UniTuple(int64, AXES + 1), uint64, *chance,
         ),

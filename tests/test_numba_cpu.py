@@ -185,6 +185,22 @@ def test_fused_ops_are_the_reference(name, op):
         np.testing.assert_array_equal(bits_of(copy), bits_of(want))
 
 
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("p", [0.3, [0.1, 0.5, 0.9], 1.0])
+def test_samples_are_the_reference(name, p):
+    rng = np.random.default_rng(3)
+    mask = fd.mask((3, 50, 101), p, rng=4)
+    dy = rng.standard_normal((3, 50, 101)).astype(dtype_of(name))
+    dy[0, ::5, ::7] = np.nan
+    part = mask[:, 3:40, 5:]
+    for m, all_x in ((mask, dy), (mask, np.asfortranarray(dy)), (part, dy[:, 3:40, 5:]), (mask, dy[:, ::-1])):
+        for op, x in (("sample_mean", all_x[0]), ("sample_sum", all_x)):
+            want, got = np.empty(m.shape[1:], dy.dtype), np.empty(m.shape[1:], dy.dtype)
+            getattr(reference, op)(want, x, m)
+            getattr(numba_cpu, op)(got, x, m)
+            np.testing.assert_array_equal(bits_of(got), bits_of(want))
+
+
 def test_gradient_of_a_broadcast_x_is_summed():
     mask = fd.mask((6, 5, 4), 0.5, rng=3)
     dy = np.random.default_rng(0).standard_normal((6, 5, 4))

@@ -275,6 +275,58 @@ def _float_kernel(sources, widen, narrow, op):
     return kernel
 
 
+def _sample_kernel(sources, widen, narrow, mean):
+    """``mean``: y = x * (sum of the weights of those that keep it * factor), else y = sum of drop(x[s])."""
+
+    @register_jitable
+    def weigh(y, x, total, factor):
+        for i in range(y.size):
+            y[i] = narrow(rule.weigh(widen(x[i]), total[i], factor))
+
+    @register_jitable
+    def add_weight(total, keep, weight):
+        for i in range(total.size):
+            total[i] += weight if keep[i] != 0 else type(weight)(0)
+
+    @register_jitable
+    def add_dropped(total, x, keep, scale):
+        for i in range(total.size):
+            total[i] += rule.select(keep[i] != 0, widen(x[i]), scale)
+
+    @register_jitable
+    def round_once(y, total):
+        for i in range(y.size):
+            y[i] = narrow(total[i])
+
+    @njit(nogil=True, cache=True)
+    def kernel(y, x, x_step, starts, shape, steps, in_order, mask, mask_step, thresholds, weights, factor, first, last):
+        assert sources
+        keep, made, have, words, words1 = _scratch()
+        ty, tx, total = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype), np.empty(TILE, weights.dtype)
+        seed, stream, offset, mask_shape, mask_steps, stored = mask
+        while first < last:
+            n = min(TILE - first % TILE, last - first)
+            total[:n] = 0
+            for s in range(thresholds.size):
+                part = seed, stream, offset + np.uint64(s) * mask_step, mask_shape, mask_steps, stored
+                have[1] = np.uint64(0)
+                _decide(keep, made, have, words, words1, first, n, part, thresholds[s])
+                if mean:
+                    add_weight(total[:n], keep, weights[s])
+                else:
+                    here = starts.copy()
+                    here[1] += s * x_step
+                    add_dropped(total[:n], _part(tx, x, 1, here, first, n, shape, steps, in_order), keep, weights[s])
+            if mean:
+                weigh(ty[:n], _part(tx, x, 1, starts, first, n, shape, steps, in_order), total, factor)
+            else:
+                round_once(ty[:n], total)
+            _scatter(y, ty, starts[0], first, n, shape, steps[0])
+            first += n
+
+    return kernel
+
+
 _keep_bytes, _keep_bits = _bit_kernels(_SOURCES)
 
 # dtype's name -> what its memory is seen as, what it is computed in, and how it gets there and back
@@ -289,6 +341,11 @@ _DTYPES = {
 @cache
 def _kernel(dtype, op):
     return _float_kernel(_SOURCES, *_DTYPES[dtype][2:], op)
+
+
+@cache
+def _samples(dtype, mean):
+    return _sample_kernel(_SOURCES, *_DTYPES[dtype][2:], mean)
 
 
 def _elementwise(op, y, inputs, mask):
@@ -351,20 +408,38 @@ def apply_sum(dx, dy, mask):
 
 
 def sample_mean(y, x, mask):
-    """y = the mean over samples of select(mask[s], x), from decisions made here."""
-    reference.sample_mean(y, x, mask, _kept)
+    """y = the mean over samples of drop(x) by mask[s]; one p, or one a sample."""
+    if type(mask.p) is float:
+        _run_samples(True, y, x, mask, 1.0, scale_of(mask.p) / len(mask))
+    else:
+        _run_samples(True, y, x, mask, scale_of(mask.p), 1.0 / len(mask))
 
 
 def sample_sum(dx, dy, mask):
-    """dx = the sum over samples of select(mask[s], dy[s])."""
-    reference.sample_sum(dx, dy, mask, _kept)
+    """dx = the sum over samples, in order, of drop(dy[s]) by mask[s]; one p, or one a sample."""
+    _run_samples(False, dx, dy, mask, scale_of(mask.p), 1.0)
 
 
-def _kept(mask, shape):
-    out = np.empty(shape, np.bool_)
-    if out.size:
-        keep(out, mask)
-    return out
+def _run_samples(mean, y, x, mask, weights, factor):
+    seen_as, computed_in, _, _ = _DTYPES[y.dtype.name]
+    (y1, y_start), (x1, x_start) = _flat(y, seen_as), _flat(x, seen_as)
+    one = x if mean else x[0]
+    shape, steps = _walk(y.shape, _steps(y), _steps(one))
+    in_order = np.array([y.flags.c_contiguous, one.flags.c_contiguous])
+    samples = len(mask)
+    p = np.broadcast_to(mask.p, (samples,))
+    thresholds = np.array([reference.threshold(float(each)) for each in p], np.uint64)
+    with np.errstate(over="ignore"):
+        weights = np.broadcast_to(np.asarray(weights, np.float64), (samples,)).astype(computed_in)
+        factor = computed_in(factor)
+    x_step = 0 if mean else x.strides[0] // x.itemsize
+    mask_step = np.uint64(mask.strides_for(mask.shape)[0])
+    arguments = y1, x1, x_step, np.array([y_start, x_start]), shape, np.array(steps), in_order
+    _run(
+        _samples(y.dtype.name, mean),
+        y.size,
+        (*arguments, _source(mask[0], y.shape), mask_step, thresholds, weights, factor),
+    )
 
 
 # -- what the kernels take ---------------------------------------------------------------------------------------------

@@ -345,8 +345,8 @@ def _build_for(sources, widen, narrow, computed, lanes):
             y[y_start + _locate(e, shape, y_steps)] = narrow(rule.select(kept, value, scale))
 
     @rule.inline
-    def add_sample(sums, v, index, seed, stream, threshold, scale):
-        """The sums of four elements with one more masked copy of them; decisions from ``index`` on."""
+    def add_sample(sums, weight, index, seed, stream, threshold):
+        """The sums of four elements, ``weight`` added where one more sample keeps them; decisions from ``index`` on."""
         if index & np.uint64(3) == np.uint64(0):
             flags = _flags4(seed, stream, index, threshold)
         else:  # they lie in two calls
@@ -355,53 +355,45 @@ def _build_for(sources, widen, narrow, computed, lanes):
                 if rule.keep(seed, stream, index + np.uint64(k), threshold):
                     flags = np.uint32(flags | np.uint32(128 << 8 * k))
         return (
-            sums[0] + rule.select(_kept(flags, 0), v[0], scale),
-            sums[1] + rule.select(_kept(flags, 1), v[1], scale),
-            sums[2] + rule.select(_kept(flags, 2), v[2], scale),
-            sums[3] + rule.select(_kept(flags, 3), v[3], scale),
+            sums[0] + (weight if _kept(flags, 0) else computed(0)),
+            sums[1] + (weight if _kept(flags, 1) else computed(0)),
+            sums[2] + (weight if _kept(flags, 2) else computed(0)),
+            sums[3] + (weight if _kept(flags, 3) else computed(0)),
         )
 
     @rule.inline
-    def four_of(x, e, n):
-        last = n - 1
-        return widen(x[e]), widen(x[min(e + 1, last)]), widen(x[min(e + 2, last)]), widen(x[min(e + 3, last)])
-
-    @rule.inline
-    def write_mean(y, e, n, sums, samples):
-        each = computed(1) / computed(samples)
-        y[e] = narrow(rule.multiply(sums[0], each))
+    def write_mean(y, x, e, n, sums, factor):
+        y[e] = narrow(rule.weigh(widen(x[e]), sums[0], factor))
         if e + 1 < n:
-            y[e + 1] = narrow(rule.multiply(sums[1], each))
+            y[e + 1] = narrow(rule.weigh(widen(x[e + 1]), sums[1], factor))
         if e + 2 < n:
-            y[e + 2] = narrow(rule.multiply(sums[2], each))
+            y[e + 2] = narrow(rule.weigh(widen(x[e + 2]), sums[2], factor))
         if e + 3 < n:
-            y[e + 3] = narrow(rule.multiply(sums[3], each))
+            y[e + 3] = narrow(rule.weigh(widen(x[e + 3]), sums[3], factor))
 
     @cuda.jit(cache=True)
-    def multi_sample_mean(y, x, n, samples, offset, seed, stream, threshold, scale):
-        # y = mean over s of select(mask[s], x), four elements a thread
+    def sample_mean(y, x, n, samples, offset, seed, stream, threshold, factor):
+        # y = x * (number of samples that keep it * factor), four elements a thread
         assert sources
         e = 4 * np.int64(cuda.grid(1))
         if e < n:
-            v = four_of(x, e, n)
             sums = (computed(0), computed(0), computed(0), computed(0))
             for s in range(samples):
                 index = offset + np.uint64(s) * np.uint64(n) + np.uint64(e)
-                sums = add_sample(sums, v, index, seed, stream, threshold, scale)
-            write_mean(y, e, n, sums, samples)
+                sums = add_sample(sums, computed(1), index, seed, stream, threshold)
+            write_mean(y, x, e, n, sums, factor)
 
     @cuda.jit(cache=True)
-    def multi_sample_mean_each(y, x, n, samples, offset, seed, stream, thresholds, scales):
-        # the same with a p for each sample
+    def sample_mean_each(y, x, n, samples, offset, seed, stream, thresholds, weights, factor):
+        # The same with a p for each sample.
         assert sources
         e = 4 * np.int64(cuda.grid(1))
         if e < n:
-            v = four_of(x, e, n)
             sums = (computed(0), computed(0), computed(0), computed(0))
             for s in range(samples):
                 index = offset + np.uint64(s) * np.uint64(n) + np.uint64(e)
-                sums = add_sample(sums, v, index, seed, stream, thresholds[s], scales[s])
-            write_mean(y, e, n, sums, samples)
+                sums = add_sample(sums, weights[s], index, seed, stream, thresholds[s])
+            write_mean(y, x, e, n, sums, factor)
 
     # -- rows: one block each, sums by a tree over its threads ---------------------------------------------------------
 
@@ -671,7 +663,7 @@ def _build_for(sources, widen, narrow, computed, lanes):
             loss[0] = whole_ce[0] + (alpha * whole_kl[0] if alpha > computed(0) else computed(0))
 
     return {kernel.py_func.__name__: kernel for kernel in (
-        dropout, dropout_add, anywhere, multi_sample_mean, multi_sample_mean_each, softmax_dropout,
+        dropout, dropout_add, anywhere, sample_mean, sample_mean_each, softmax_dropout,
         softmax_dropout_backward, pair_loss, bias_parts, sum_parts, count_rows, sum_rows,
     )}  # fmt: skip
 
@@ -812,18 +804,20 @@ def bias_gradient(db, dy, mask, parts, stream):
     _launch(kernels["sum_parts"], columns, stream, db.kernel_argument(), parts.kernel_argument(), height, columns)
 
 
-def multi_sample_mean(y, x, mask, stream):
+def sample_mean(y, x, mask, stream):
     """y = the mean over s of select(mask[s], x): the forward pass, and on dy the backward pass."""
     kernels = _kernels(x.dtype)
-    arrays = y.kernel_argument(), x.kernel_argument(), x.size, mask.shape[0]
-    threads = -(-x.size // 4)
-    if type(mask.p) is float:
-        chance = _chance(mask.p, x.dtype)
-        _launch(kernels["multi_sample_mean"], threads, stream, *arrays, *_rng_arguments(mask), *chance)
-    else:  # 16 bytes a sample go to the device, queued like the kernel
-        thresholds, scales = zip(*(_chance(float(p), x.dtype) for p in mask.p), strict=True)
-        table = [cuda.to_device(np.array(column), stream=stream) for column in (thresholds, scales)]
-        _launch(kernels["multi_sample_mean_each"], threads, stream, *arrays, *_rng_arguments(mask), *table)
+    real = np.dtype(computed_in(x.dtype)).type
+    samples, threads = mask.shape[0], -(-x.size // 4)
+    arguments = y.kernel_argument(), x.kernel_argument(), x.size, samples, *_rng_arguments(mask)
+    with np.errstate(over="ignore"):
+        if type(mask.p) is float:
+            factor = real(scale_of(mask.p) / samples)
+            _launch(kernels["sample_mean"], threads, stream, *arguments, np.uint64(threshold(mask.p)), factor)
+        else:  # 16 bytes a sample go to the device, queued like the kernel
+            table = np.array([threshold(p) for p in mask.p], np.uint64), scale_of(mask.p).astype(real)
+            table = [cuda.to_device(column, stream=stream) for column in table]
+            _launch(kernels["sample_mean_each"], threads, stream, *arguments, *table, real(1 / samples))
 
 
 def _rows(kernel, rows, stream, *arguments):

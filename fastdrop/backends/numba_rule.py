@@ -317,6 +317,12 @@ def select_add(kept, value, bias, residual, scale):
     return select(kept, value + bias, scale) + residual
 
 
+@inline
+def weigh(value, total, factor):
+    """value * (total * factor) where any sample keeps it, +0.0 where none does."""
+    return select(total > type(total)(0), value, multiply(total, factor))
+
+
 # Ops as the CPU backend's kernels call them: up to three inputs, those that an op has not are `_`.
 
 
