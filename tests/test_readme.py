@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import fastdrop as fd
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
@@ -33,6 +35,11 @@ def test_sessions_print_what_they_say():
         runner.run(doctest.DocTestParser().get_doctest(code, {}, "README.md", "README.md", 0))
     assert runner.tries > 0
     assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\bfd\.(\w+)", TEXT))))
+def test_names_exist(name):
+    assert name in fd.__all__
 
 
 @pytest.mark.parametrize("link", LINKS)
