@@ -10,7 +10,14 @@ from .attention import softmax_dropout, softmax_dropout_backward
 from .backends import get_backend, use_backend
 from .config import get_num_threads, release_buffers, set_buffer_limit, set_num_threads, show_config, threads
 from .functional import dropout, dropout_backward
-from .fused import dropout_add, dropout_add_backward, relu_dropout, relu_dropout_backward
+from .fused import (
+    dropout_add,
+    dropout_add_backward,
+    gelu_dropout,
+    gelu_dropout_backward,
+    relu_dropout,
+    relu_dropout_backward,
+)
 from .inference import mc_dropout
 from .losses import cross_entropy, js_div, kl_div, r_drop, r_drop_pair, symmetric_kl
 from .mask import Mask, mask
@@ -34,6 +41,8 @@ __all__ = [
     "dropout_add",
     "dropout_add_backward",
     "dropout_backward",
+    "gelu_dropout",
+    "gelu_dropout_backward",
     "get_backend",
     "get_num_threads",
     "js_div",

@@ -22,7 +22,7 @@ cdef extern from "fastdrop.h" nogil:
     cdef enum fd_dtype:
         FD_F32, FD_F64, FD_F16, FD_BF16
     cdef enum fd_op:
-        FD_APPLY, FD_ADD, FD_BIAS_ADD, FD_RELU, FD_RELU_BACKWARD, FD_KEEP
+        FD_APPLY, FD_ADD, FD_BIAS_ADD, FD_RELU, FD_RELU_BACKWARD, FD_GELU, FD_GELU_BACKWARD, FD_KEEP
     ctypedef struct fd_source:
         uint64_t seed, stream, offset
         const uint8_t *stored
@@ -342,6 +342,14 @@ def relu_dropout(cnp.ndarray y, cnp.ndarray x, Fields mask):
 
 def relu_dropout_backward(cnp.ndarray dx, cnp.ndarray dy, cnp.ndarray x, Fields mask):
     sweep(FD_RELU_BACKWARD, dtype_of(dx), dx, (dy, x), mask)
+
+
+def gelu_dropout(cnp.ndarray y, cnp.ndarray x, Fields mask):
+    sweep(FD_GELU, dtype_of(y), y, (x,), mask)
+
+
+def gelu_dropout_backward(cnp.ndarray dx, cnp.ndarray dy, cnp.ndarray x, Fields mask):
+    sweep(FD_GELU_BACKWARD, dtype_of(dx), dx, (dy, x), mask)
 
 
 def keep_bits(cnp.ndarray out, Fields mask, int64_t n):

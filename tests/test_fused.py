@@ -168,3 +168,51 @@ def test_out_may_not_overlap_in_part():
     whole = np.ones(20)
     with pytest.raises(ValueError, match="overlap"):
         fd.dropout_add(whole[:10], np.ones(10), 0.5, rng=0, out=whole[5:15])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_gelu_is_as_exact_as_it_says(isa, dtype):
+    special = [0.0, -0.0, 1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan]
+    with np.errstate(over="ignore"):
+        x = np.concatenate([np.linspace(-12, 12, 6001), special]).astype(dtype)
+    dy = np.linspace(-1, 1, x.size).astype(dtype)
+    mask = fd.mask(x.shape, 0.1, rng=1)
+    exact, exact_dx = np.empty(x.shape), np.empty(x.shape)
+    reference.gelu_dropout(exact, x.astype(np.float64), mask)
+    reference.gelu_dropout_backward(exact_dx, dy.astype(np.float64), x.astype(np.float64), mask)
+    rounding = {"float64": 2e-15, "float32": 4e-7, "float16": 2.0**-10, "bfloat16": 2.0**-7}[np.dtype(dtype).name]
+    for result, right in (
+        (fd.gelu_dropout(x, mask=mask)[0], exact),
+        (fd.gelu_dropout_backward(dy, x, mask), exact_dx),
+    ):
+        result = result.astype(np.float64)
+        assert np.array_equal(np.isnan(result), np.isnan(right))
+        finite = np.isfinite(right) & (np.abs(right) < 6e4)
+        assert (np.abs(result - right)[finite] <= rounding * np.maximum(1, np.abs(x.astype(np.float64)))[finite]).all()
+        assert np.array_equal(result[np.isinf(right)], right[np.isinf(right)])
+
+
+def test_gelu_is_the_same_on_every_instruction_set():
+    x = np.random.default_rng(0).standard_normal(10_000).astype(np.float32) * 4
+    mask, before, results = fd.mask(x.shape, 0.1, rng=1), core.isa(), []
+    try:
+        for name in core.isa_found():
+            core.use_isa(name)
+            y, dx = np.empty_like(x), np.empty_like(x)
+            core.gelu_dropout(y, x, mask)
+            core.gelu_dropout_backward(dx, x, x, mask)
+            results.append((y, dx))
+    finally:
+        core.use_isa(before)
+    assert all(same_bits(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_gelu_gradient_by_central_differences():
+    rng = np.random.default_rng(1)
+    x, dy = rng.standard_normal((6, 5)) * 2, rng.standard_normal((6, 5))
+    mask = fd.mask((6, 5), 0.4, rng=2)
+    dx = fd.gelu_dropout_backward(dy, x, mask)
+    assert np.allclose(dx, central_difference(lambda x: fd.gelu_dropout(x, mask=mask)[0], x, dy), atol=1e-8)
+    torch = pytest.importorskip("torch")
+    y = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    assert np.allclose(fd.gelu_dropout(x, mask=mask)[0], mask.apply(y), rtol=1e-13, atol=1e-15)
