@@ -13,6 +13,8 @@ keep = _core.keep
 dropout_add = _core.dropout_add
 relu_dropout = _core.relu_dropout
 relu_dropout_backward = _core.relu_dropout_backward
+gelu_dropout = _core.gelu_dropout
+gelu_dropout_backward = _core.gelu_dropout_backward
 
 
 def keep_bits(out, mask):
@@ -62,7 +64,5 @@ def _rows(mask, y, x):
         y, x = y.reshape(shape), x.reshape(lead + shape)
     elif y.ndim != 2 or strides[2] != 1 or any(a.strides[-1] != a.itemsize for a in (y, x)):
         return None
-    mask = type(mask)._make(
-        mask._seed, mask._stream, (samples, *y.shape), mask._p, mask._offset, strides, mask._stored
-    )
+    mask = type(mask)._make(mask._seed, mask._stream, (samples, *y.shape), mask._p, mask._offset, strides, mask._stored)
     return y, x, p, mask
