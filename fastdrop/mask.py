@@ -419,6 +419,7 @@ class Mask(Fields):
             x_shape = check_shape(x_shape, "x_shape")
         if type(dy) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
             return lend(self.backward, dy, x_shape, out=out, dtype=dtype, names=("dy",))
+        as_array(dy, "dy")
         if x_shape is None:
             x_shape, name = dy.shape, "dy of shape"
         else:
@@ -434,11 +435,14 @@ class Mask(Fields):
             if dx.size:
                 run(dx, dy, self)
             return dx
-        dy = plain(as_array(dy, "dy"))
+        dy = plain(dy)
         dx = np.empty(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
         if out is not None and np.may_share_memory(dx, dy):
             raise ValueError("out must not overlap dy where the gradient is summed")
-        backends.current().apply_sum(dx, dy, self)
+        if dy.size:
+            backends.current().apply_sum(dx, dy, self)
+        else:
+            dx[...] = 0
         return dx
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
