@@ -402,6 +402,16 @@ def relu_dropout_backward(dx, dy, x, mask):
     _elementwise(rule.relu_drop_backward, dx, (dy, x), mask)
 
 
+def gelu_dropout(y, x, mask):
+    """y = drop(x * Phi(x))."""
+    _elementwise(rule.gelu_drop, y, (x,), mask)
+
+
+def gelu_dropout_backward(dx, dy, x, mask):
+    """dx = drop(dy * (Phi(x) + x * Phi'(x)))."""
+    _elementwise(rule.gelu_drop_backward, dx, (dy, x), mask)
+
+
 def apply_sum(dx, dy, mask):
     """dx = the sum of select(mask, dy) over the axes along which x was broadcast to dy's shape."""
     reference.apply_sum(dx, dy, mask, apply)

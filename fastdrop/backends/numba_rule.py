@@ -9,6 +9,8 @@ turns a loop over lanes into vpmuludq; every step that could overflow is done in
 scalars, which the plain functions work on, warn where machine integers wrap.
 """
 
+import math
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -348,6 +350,27 @@ def drop_add_bias(kept, x, residual, bias, scale):
 def relu_drop(kept, x, _, __, scale):
     """drop(max(x, 0)), where max(-0.0, 0) is +0.0 and a NaN stays one."""
     return select(kept, type(x)(0) if x <= type(x)(0) else x, scale)
+
+
+@inline
+def gelu_drop(kept, x, _, __, scale):
+    """drop(x * Phi(x)), worked on in double."""
+    wide = np.float64(x)
+    return select(kept, type(x)((wide if not wide < -1e18 else -1e18) * _phi(wide)), scale)
+
+
+@inline
+def gelu_drop_backward(kept, dy, x, _, scale):
+    """drop(dy * (Phi(x) + x * Phi'(x)))"""
+    wide = np.float64(x)
+    near = -1e18 if wide < -1e18 else 1e18 if wide > 1e18 else wide
+    density = math.exp(-0.5 * wide * wide) * 0.3989422804014327
+    return select(kept, type(dy)(np.float64(dy) * (_phi(wide) + near * density)), scale)
+
+
+@inline
+def _phi(x):
+    return np.float64(0.5) * math.erfc(-x * np.float64(0.7071067811865476))
 
 
 @inline

@@ -192,7 +192,7 @@ def _elementwise(op, y, inputs, mask):
     """y = op(drop, *inputs), chunk by chunk, where drop(a) is `select` on the mask; ``y`` may be one of the inputs."""
     for piece in _pieces(y.shape):
         part = _part(mask, y.shape, piece)
-        keep, scale = _keep(part, y[piece].shape), scale_of(part.wide_p())
+        keep, scale = _keep(part, part.shape), scale_of(part.wide_p())
         with np.errstate(all="ignore"):  # dropped NaN and Inf, p = 1, and overflow to Inf are all in the rule
             result = op(lambda a: select(keep, a, scale), *(widen(x[piece]) for x in inputs))  # noqa: B023 (used at once)
             y[piece] = narrow(result, y.dtype)
