@@ -1,7 +1,7 @@
 """Is it random?  Fixed seeds, so that a test fails always or never; what stands here is how often others would fail.
 
-Every bound comes from the normal distribution by `sigmas`, so that one seed in a million fails a test, one in ten thousand
-any of them.  The kept fraction has the 5 sigma that the project promises: 6e-7 for each p.
+Every bound comes from the normal distribution by `sigmas`, so that one seed in a million fails a test, and one in ten
+thousand any of them.  The kept fraction has the 5 sigma that the project promises: 6e-7 for each p.
 """
 
 import math
