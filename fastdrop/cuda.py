@@ -527,45 +527,53 @@ def softmax_dropout(scores, p=0.5, *, attention_mask=None, rng=None, mask=None, 
     Parameters
     ----------
     scores : contiguous device array
-    attention_mask : device array of bool, optional
-        True = may be looked at; broadcasts to scores' shape.
+    attention_mask : device array of bool, or of float32 (float64 for float64), optional
+        True = may be looked at; numbers are added to the scores. Broadcasts to scores' shape.
 
     Returns
     -------
-    y : device array
-        What to multiply the values by.
-    probs : device array
-        The softmax before dropout, which the backward needs.
+    y : device array of scores' library, or ``out``
     mask : Mask
+    saved : device array of shape [*rows, 2]
+        What the backward needs beside ``scores``: the largest score of each row and 1 / the sum of its exponentials.
     """
     stream = _stream_of(stream, scores)
     a = _array(scores, "scores", stream)
-    allowed = None
-    if attention_mask is not None:
-        allowed = _array(attention_mask, "attention_mask", stream, ("bool",), a)
-        allowed = _broadcast(allowed, a.shape, "attention_mask")
     mask = _own_mask(_mask_for(a.shape, p, rng, mask, training), a.shape)
+    attention = _attention(attention_mask, stream, a)
     y = _result(out, "out", stream, a, a.shape, (a,))
-    probs = _result(None, "probs", stream, a, a.shape)
     _contiguous((a, "scores"), (y, "out"))
-    if a.size:
-        with _on(a, stream) as (kernels, queue):
-            kernels.softmax_dropout(y, probs, a, mask, allowed, queue)
-    return _deliver(y, stream), _deliver(probs, stream), mask
+    with _on(a, stream) as (kernels, queue):
+        saved = _result(None, "saved", stream, a, (*a.shape[:-1], 2), dtype=kernels.computed_in(a.dtype))
+        if a.size:
+            kernels.softmax_dropout(y, saved, a, attention, mask, queue)
+    return _deliver(y, stream), mask, _deliver(saved, stream)
 
 
-def softmax_dropout_backward(dy, probs, mask, *, out=None, stream=None):
-    """Gradient of `softmax_dropout` with respect to scores."""
+def softmax_dropout_backward(dy, scores, saved, mask, *, attention_mask=None, out=None, stream=None):
+    """Gradient of `softmax_dropout` with respect to scores; ``out`` may be ``dy``."""
     stream = _stream_of(stream, dy)
     a = _array(dy, "dy", stream)
-    saved = _like(probs, "probs", stream, a)
+    b = _like(scores, "scores", stream, a)
     _own_mask(mask, a.shape)
-    dscores = _result(out, "out", stream, a, a.shape, (a, saved))
-    _contiguous((a, "dy"), (saved, "probs"), (dscores, "out"))
-    if a.size:
-        with _on(a, stream) as (kernels, queue):
-            kernels.softmax_dropout_backward(dscores, a, saved, mask, queue)
+    attention = _attention(attention_mask, stream, a)
+    dscores = _result(out, "out", stream, a, a.shape, (a, b))
+    _contiguous((a, "dy"), (b, "scores"), (dscores, "out"))
+    with _on(a, stream) as (kernels, queue):
+        two = _array(saved, "saved", stream, (kernels.computed_in(a.dtype),), a)
+        if two.shape != (*a.shape[:-1], 2):
+            raise ValueError(f"saved must have shape {(*a.shape[:-1], 2)}, got {two.shape}")
+        if a.size:
+            kernels.softmax_dropout_backward(dscores, a, two, b, attention, mask, queue)
     return _deliver(dscores, stream)
+
+
+def _attention(attention_mask, stream, scores):
+    if attention_mask is None:
+        return None
+    numbers = "float64" if scores.dtype == "float64" else "float32"
+    attention = _array(attention_mask, "attention_mask", stream, ("bool", numbers), scores)
+    return _broadcast(attention, scores.shape, "attention_mask")
 
 
 def _broadcast(array, shape, name):
@@ -608,8 +616,7 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, stre
     loss, da, db : device arrays
         The loss has no axes, or those of the rows where ``reduction`` is "none".
     """
-    stages = [{"alpha": 1.0, "sharpness": 1.0 / temperature, "with_ce": False, "with_kl": True}]
-    loss, _, _, da, db = _pair(a, b, None, pad_mask, reduction, stream, stages, 0.0, 0)
+    loss, _, _, da, db = _pair(a, b, None, pad_mask, reduction, stream, 1.0, temperature, 0.0, 0)
     return loss, da, db
 
 
@@ -627,7 +634,7 @@ def r_drop(
     alpha : float
         At least 0.
     temperature : float
-        Divides the logits of the KL part.
+        Divides the logits.
 
     Returns
     -------
@@ -638,14 +645,14 @@ def r_drop(
         raise ValueError(f"alpha must be at least 0, got {alpha}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-    ce = {"alpha": alpha, "sharpness": 1.0, "with_ce": True, "with_kl": temperature == 1}
-    kl = {"alpha": alpha, "sharpness": 1.0 / temperature, "with_ce": False, "with_kl": True}
-    stages = [ce] if temperature == 1 else [ce, kl]
-    return RDrop(*_pair(a, b, labels, pad_mask, reduction, stream, stages, label_smoothing, ignore_index))
+    options = alpha, temperature, label_smoothing, ignore_index
+    return RDrop(*_pair(a, b, labels, pad_mask, reduction, stream, *options))
 
 
-def _pair(a, b, labels, pad_mask, reduction, stream, stages, smoothing, ignore_index):
-    """Loss, ce, kl, da and db, by a sweep over the rows for each of ``stages``."""
+def _pair(a, b, labels, pad_mask, reduction, stream, alpha, temperature, smoothing, ignore_index):
+    """Loss, ce, kl, da and db."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
     stream = _stream_of(stream, a)
@@ -666,12 +673,9 @@ def _pair(a, b, labels, pad_mask, reduction, stream, stages, smoothing, ignore_i
         each = [_result(None, name, stream, one, rows, dtype=real) for name in ("loss", "ce", "kl")]
         *totals, count = (_result(None, "loss", stream, one, (), dtype=real) for _ in range(4))
         da, db = (_result(None, name, stream, one, one.shape) for name in ("da", "db"))
-        for stage in stages:
-            kernels.pair_loss(
-                totals if stage is stages[-1] and reduction != "none" else None,
-                *each, count, da, db, one, two, *marks, queue,
-                reduction=reduction, ignore_index=ignore_index, smoothing=smoothing,
-                add=stage is not stages[0], **stage,
-            )  # fmt: skip
+        kernels.pair_loss(
+            None if reduction == "none" else totals, *each, count, da, db, one, two, *marks, queue, alpha=alpha,
+            reduction=reduction, ignore_index=ignore_index, smoothing=smoothing, sharpness=1.0 / temperature,
+        )  # fmt: skip
     losses = each if reduction == "none" else totals
     return [_deliver(array, stream) for array in (*losses, da, db)]

@@ -19,9 +19,9 @@ KERNELS = (
 )  # fmt: skip
 WIDE = {"dropout": 8, "dropout_add": 16}  # 16-byte accesses of the path that all whole threads take, at least
 
-# Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 96 for 512. It
+# Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 80 for 768. It
 # takes some 40 kB in flight a multiprocessor to hide the delay of memory, and 640 threads of `dropout` have that.
-REGISTERS = {"dropout": 48, "float64": 96, "otherwise": 64}
+REGISTERS = {"dropout": 48, "softmax_dropout_backward": 80, "float64": 112, "otherwise": 64}
 
 
 def signatures(store, compute):
@@ -37,19 +37,18 @@ def signatures(store, compute):
     x, real, axes = array(store), array(compute), types.UniTuple(int64, AXES)
     chance = uint64, uint64, uint64, compute  # seed, stream, threshold, scale
     marks = array(int64), array(uint8)
+    attention = array(uint8), int64, axes, types.UniTuple(int64, AXES + 1)
     return {
         "dropout": (x, x, int64, int64, boolean, uint64, *chance),
         "dropout_add": (x, x, x, x, int64, int64, int64, boolean, uint64, *chance),
         "anywhere": (x, x, int64, int64, int64, axes, axes, axes, axes, uint64, *chance),
         "sample_mean": (x, x, int64, int64, uint64, *chance),
         "sample_mean_each": (x, x, int64, int64, uint64, uint64, uint64, array(uint64), real, compute),
-        "softmax_dropout": (
-            x, x, x, int64, boolean, array(uint8), axes, types.UniTuple(int64, AXES + 1), uint64, *chance,
-        ),
-        "softmax_dropout_backward": (x, x, x, int64, uint64, *chance),
+        "softmax_dropout": (x, real, x, int64, *attention, uint64, *chance),
+        "softmax_dropout_backward": (x, x, real, x, int64, *attention, uint64, *chance),
         "pair_loss": (
             real, real, real, x, x, x, x, *marks, real, int64, boolean, boolean, int64,
-            compute, compute, compute, compute, boolean, boolean, boolean, boolean,
+            compute, compute, compute, compute, boolean,
         ),
         "bias_parts": (real, x, int64, int64, int64, uint64, *chance),
         "sum_parts": (x, real, int64, int64),

@@ -192,27 +192,27 @@ if SIMULATED:
         return np.divide(e, whole, out=np.zeros_like(e), where=whole > 0)
 
     @pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
-    @pytest.mark.parametrize("masked", [False, True])
-    def test_softmax_dropout_and_its_gradient(name, masked):
+    @pytest.mark.parametrize("attention", [None, "allow", "add"])
+    def test_softmax_dropout_and_its_gradient(name, attention):
         shape = (2, 3, 37)
         rng = np.random.default_rng(0)
         scores = rng.standard_normal(shape).astype(dtype_of(name))
-        allowed = None
-        if masked:
+        allowed = extra = None
+        if attention:
             allowed = rng.random((2, 1, 37)) < 0.7
             allowed[1] = False
-        y, probs, mask = cuda.softmax_dropout(put(scores), 0.3, attention_mask=put(allowed) if masked else None, rng=5)
-        want = softmax(scores, allowed)
+            extra = allowed if attention == "allow" else np.where(allowed, 0, -np.inf)
+            extra = put(extra.astype(bool if attention == "allow" else "f8" if name == "float64" else "f4"))
+        y, mask, saved = cuda.softmax_dropout(put(scores), 0.3, attention_mask=extra, rng=5)
+        p = softmax(scores, allowed)
         keep = np.asarray(mask)
         rounding = {"float64": 1e-14, "float32": 1e-6, "bfloat16": 1e-2}[name]
-        np.testing.assert_allclose(got(probs).astype(np.float64), want, rtol=rounding)
-        np.testing.assert_allclose(got(y).astype(np.float64), want * keep, rtol=rounding)
+        np.testing.assert_allclose(got(y).astype(np.float64), p * keep, rtol=rounding)
         dy = rng.standard_normal(shape).astype(dtype_of(name))
-        saved = got(probs).astype(np.float64)
         g = dy.astype(np.float64) * keep
-        want = saved * (g - (g * saved).sum(-1, keepdims=True))
-        ds = got(cuda.softmax_dropout_backward(put(dy), probs, mask)).astype(np.float64)
-        np.testing.assert_allclose(ds, want, rtol=rounding * 10, atol=rounding)
+        want = p * (g - (g * p).sum(-1, keepdims=True))
+        ds = cuda.softmax_dropout_backward(put(dy), put(scores), saved, mask, attention_mask=extra)
+        np.testing.assert_allclose(got(ds).astype(np.float64), want, rtol=rounding * 10, atol=rounding)
 
     # -- losses --------------------------------------------------------------------------------------------------------
 
@@ -221,62 +221,34 @@ if SIMULATED:
         top = a.max(-1, keepdims=True)
         return a - top - np.log(np.exp(a - top).sum(-1, keepdims=True))
 
-    def r_drop(a, b, labels, alpha, pad=None, smoothing=0.0, temperature=1.0, ignore=-100):
-        """The loss of each row in float64, with central differences for its gradients."""
-        rows, columns = a.shape
-        skip = np.zeros(rows, bool) if pad is None else pad
-        if labels is not None:
-            skip = skip | (labels == ignore)
-
-        def each(a, b):
-            la, lb = log_softmax(a / temperature), log_softmax(b / temperature)
-            with np.errstate(invalid="ignore"):
-                terms = np.nan_to_num((np.exp(la) - np.exp(lb)) * (la - lb), nan=0.0, posinf=np.inf)
-            kl = terms.sum(-1) / 2
-            ce = np.zeros(rows)
-            if labels is not None:
-                target = np.full((rows, columns), smoothing / columns)
-                target[np.arange(rows), np.where(skip, 0, labels)] += 1 - smoothing
-                ce = -(target * (log_softmax(a) + log_softmax(b))).sum(-1) / 2
-            return np.where(skip, 0, ce), np.where(skip, 0, kl)
-
-        ce, kl = each(a, b)
-        grads = []
-        for which in (0, 1):
-            grad = np.empty((rows, columns))
-            for c in range(columns):
-                sides = []
-                for h in (1e-5, -1e-5):
-                    pair = [a.astype(np.float64), b.astype(np.float64)]
-                    pair[which][:, c] += h
-                    one, two = each(*pair)
-                    sides.append(one + alpha * two)
-                grad[:, c] = (sides[0] - sides[1]) / 2e-5
-            grads.append(grad)
-        return ce, kl, skip, grads
-
-    @pytest.mark.parametrize("name", ["float32", "float64"])
+    @pytest.mark.parametrize("name", DTYPES)
     @pytest.mark.parametrize("reduction", ["none", "sum", "mean", "batchmean"])
-    @pytest.mark.parametrize("temperature", [1.0, 2.0])
-    def test_r_drop_against_float64_and_central_differences(name, reduction, temperature):
+    @pytest.mark.parametrize(("temperature", "smoothing"), [(1.0, 0.0), (2.0, 0.1)])
+    def test_r_drop_is_the_cpu_s(name, reduction, temperature, smoothing):
         rng = np.random.default_rng(1)
-        a, b = rng.standard_normal((2, 6, 5)).astype(name)
-        labels = np.array([0, 4, 2, -100, 1, 3])
+        a, b = rng.standard_normal((2, 6, 40)).astype(dtype_of(name))
+        a[2, :3] = b[2, :3] = -np.inf if smoothing == 0 else 0
+        labels = np.array([0, 4, 9, -100, 39, 3])
         pad = np.array([False, True, False, False, False, False])
-        result = cuda.r_drop(
-            put(a), put(b), put(labels), alpha=0.7, pad_mask=put(pad), reduction=reduction, label_smoothing=0.1,
-            temperature=temperature,
-        )  # fmt: skip
-        ce, kl, skip, grads = r_drop(a, b, labels, 0.7, pad, 0.1, temperature)
-        factor = {"mean": 1 / (~skip).sum(), "batchmean": 1 / 6}.get(reduction, 1.0)
-        if reduction != "none":
-            ce, kl = ce.sum() * factor, kl.sum() * factor
-        rtol = 2e-6 if name == "float32" else 1e-12
-        np.testing.assert_allclose(got(result.ce), ce, rtol=rtol)
-        np.testing.assert_allclose(got(result.kl), kl, rtol=rtol)
-        np.testing.assert_allclose(got(result.loss), ce + 0.7 * kl, rtol=rtol)
-        for grad, want in zip((result.da, result.db), grads, strict=True):
-            np.testing.assert_allclose(got(grad), want * factor, atol=1e-6)
+        options = {
+            "alpha": 0.7, "reduction": reduction, "label_smoothing": smoothing, "temperature": temperature,
+        }  # fmt: skip
+        with np.errstate(all="ignore"):
+            want = fd.r_drop(a, b, labels, pad_mask=pad, **options)
+            kl = fd.symmetric_kl(a, b, pad_mask=pad, reduction=reduction, temperature=temperature)
+        result = cuda.r_drop(put(a), put(b), put(labels), pad_mask=put(pad), **options)
+        rtol = 1e-12 if name == "float64" else 2e-6
+        np.testing.assert_allclose(got(result.loss), want.loss, rtol=rtol)
+        np.testing.assert_allclose(got(result.ce), want.ce, rtol=rtol)
+        np.testing.assert_allclose(got(result.kl), want.kl, rtol=rtol)
+        rounding = {"float64": 1e-12, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[name]
+        both = cuda.symmetric_kl(put(a), put(b), pad_mask=put(pad), reduction=reduction, temperature=temperature)
+        np.testing.assert_allclose(got(both[0]), kl[0], rtol=rtol)
+        for grad, right in ((result.da, want.da), (result.db, want.db), (both[1], kl[1]), (both[2], kl[2])):
+            right = right.astype(np.float64)
+            np.testing.assert_allclose(
+                got(grad).astype(np.float64), right, rtol=rounding, atol=rounding * abs(right).max()
+            )
 
     @pytest.mark.parametrize("gap", [1.0, 1e-3])
     def test_symmetric_kl_of_near_equal_logits_keeps_its_digits(gap):
@@ -296,6 +268,11 @@ if SIMULATED:
         assert np.isfinite(got(da)).all()
         assert np.isfinite(got(db)).all()
         assert got(da)[1, 0] == got(db)[1, 0] == got(loss)[2] == 0
+        b[1, 0] = 0  # allowed on one side only
+        loss, da, db = cuda.symmetric_kl(put(a), put(b), reduction="none")
+        assert got(loss)[1] == np.inf
+        assert (got(da)[1] == 0).all()
+        assert (got(db)[1] == 0).all()
         one = np.ones((2, 1), np.float32)
         loss, da, _ = cuda.symmetric_kl(put(one), put(one * 3))
         assert got(loss) == 0

@@ -27,6 +27,7 @@ from .reference import threshold
 
 NAME = "cuda"
 THREADS = 32 if config.ENABLE_CUDASIM else 256  # a block; the simulator starts a Python thread for each
+ALLOW, ADD = 1, 2  # kinds of attention mask
 AXES = 8  # of an array with strides, once axes that follow one another are joined
 
 _SOURCES = sha256(Path(__file__).read_bytes() + Path(rule.__file__).read_bytes()).hexdigest()
@@ -425,30 +426,38 @@ def _build_for(sources, widen, narrow, computed, lanes):
         cuda.syncthreads()
         return shared[0]
 
+    @rule.inline
+    def score(scores, seen, kind, at, there):
+        """A score under its attention mask: none, bools that allow, or numbers to add."""
+        if kind == ALLOW and not seen[there]:
+            return computed(-np.inf)
+        if kind == ADD:
+            return widen(scores[at]) + computed(seen[there])
+        return widen(scores[at])
+
     @cuda.jit(cache=True)
-    def softmax_dropout(
-        y, probs, scores, columns, has_mask, allowed, lead, steps, offset, seed, stream, threshold, scale
-    ):
-        # Attention weights. `allowed`, placed by `lead` and `steps`: may this be looked at? `probs` may be y.
+    def softmax_dropout(y, saved, scores, columns, seen, kind, lead, steps, offset, seed, stream, threshold, scale):
+        # Attention weights. `saved` takes the largest score and 1 / sum of each row, which the backward needs.
         assert sources
         shared = cuda.shared.array(THREADS, real)
         row = np.int64(cuda.blockIdx.x)
         start = row * columns
-        at = _locate(row, lead, steps)
+        there = _locate(row, lead, steps)
         step = steps[AXES]
         top = computed(-np.inf)
         for c in range(cuda.threadIdx.x, columns, THREADS):
-            if not has_mask or allowed[at + c * step]:
-                top = max(top, widen(scores[start + c]))
+            top = max(top, score(scores, seen, kind, start + c, there + c * step))
         top = largest(shared, top)
         if top == computed(-np.inf):
             top = computed(0)  # a row with nothing to look at: every term below is 0, and so is the row
         part = computed(0)
         for c in range(cuda.threadIdx.x, columns, THREADS):
-            if not has_mask or allowed[at + c * step]:
-                part += exp(widen(scores[start + c]) - top)
+            part += exp(score(scores, seen, kind, start + c, there + c * step) - top)
         whole = total(shared, part)
-        share = computed(1) / whole if whole > computed(0) else computed(0)
+        share = computed(1) / whole if whole != computed(0) else computed(0)
+        if cuda.threadIdx.x == 0:
+            saved[2 * row] = top
+            saved[2 * row + 1] = share
         skew = np.int64((offset + np.uint64(start)) & np.uint64(3))
         aligned = offset + np.uint64(start) - np.uint64(skew)
         for g in range(4 * cuda.threadIdx.x, columns + skew, 4 * THREADS):
@@ -456,39 +465,39 @@ def _build_for(sources, widen, narrow, computed, lanes):
             for k in range(4):
                 c = g + k - skew
                 if 0 <= c < columns:
-                    p = computed(0)
-                    if not has_mask or allowed[at + c * step]:
-                        p = rule.multiply(exp(widen(scores[start + c]) - top), share)
-                    probs[start + c] = narrow(p)
+                    p = exp(score(scores, seen, kind, start + c, there + c * step) - top) * share
                     y[start + c] = narrow(rule.select(_kept(flags, k), p, scale))
 
     @cuda.jit(cache=True)
-    def softmax_dropout_backward(dscores, dy, probs, columns, offset, seed, stream, threshold, scale):
-        # With g = select(mask, dy): dscores = probs * (g - sum(g * probs)); 0 wherever probs is.
+    def softmax_dropout_backward(
+        dscores, dy, saved, scores, columns, seen, kind, lead, steps, offset, seed, stream, threshold, scale
+    ):
+        # With p the softmax and g = select(mask, dy): dscores = p * (g - sum(g * p)).
         assert sources
         shared = cuda.shared.array(THREADS, real)
         row = np.int64(cuda.blockIdx.x)
         start = row * columns
+        there = _locate(row, lead, steps)
+        step = steps[AXES]
+        top, share = saved[2 * row], saved[2 * row + 1]
         skew = np.int64((offset + np.uint64(start)) & np.uint64(3))
         aligned = offset + np.uint64(start) - np.uint64(skew)
-        part = computed(0)
-        for g in range(4 * cuda.threadIdx.x, columns + skew, 4 * THREADS):
-            flags = _flags4(seed, stream, aligned + np.uint64(g), threshold)
-            for k in range(4):
-                if 0 <= g + k - skew < columns:
-                    at = start + g + k - skew
-                    part += rule.select(_kept(flags, k), widen(dy[at]), scale) * widen(probs[at])
-        dot = total(shared, part)
-        for g in range(4 * cuda.threadIdx.x, columns + skew, 4 * THREADS):
-            flags = _flags4(seed, stream, aligned + np.uint64(g), threshold)
-            for k in range(4):
-                if 0 <= g + k - skew < columns:
-                    at = start + g + k - skew
-                    p = widen(probs[at])
-                    ds = computed(0)
-                    if p != computed(0):
-                        ds = p * (rule.select(_kept(flags, k), widen(dy[at]), scale) - dot)
-                    dscores[at] = narrow(ds)
+        dot = computed(0)
+        for sweep in range(2):
+            part = computed(0)
+            for g in range(4 * cuda.threadIdx.x, columns + skew, 4 * THREADS):
+                flags = _flags4(seed, stream, aligned + np.uint64(g), threshold)
+                for k in range(4):
+                    c = g + k - skew
+                    if 0 <= c < columns:
+                        p = exp(score(scores, seen, kind, start + c, there + c * step) - top) * share
+                        kept = rule.select(_kept(flags, k), widen(dy[start + c]), scale)
+                        if sweep == 0:
+                            part += kept * p
+                        else:
+                            dscores[start + c] = narrow(p * (kept - dot))
+            if sweep == 0:
+                dot = total(shared, part)
 
     @rule.inline
     def terms(a, b, top_a, top_b, share_a, share_b, shift_ab):
@@ -511,11 +520,9 @@ def _build_for(sources, widen, narrow, computed, lanes):
     def pair_loss(
         loss, ce, kl, da, db, a, b, labels, ignored, count, columns,
         has_labels, has_ignored, ignore_index, smoothing, alpha, sharpness, factor, divide,
-        with_ce, with_kl, add,
     ):  # fmt: skip
-        # Of each row: ce = (CE(a) + CE(b)) / 2 and kl = (KL(a || b) + KL(b || a)) / 2 of the logits times `sharpness`,
-        # whichever is asked for, and the gradients of factor * (ce + alpha * kl), divided by count[0] if `divide`,
-        # added to what is there if `add`.
+        # Of each row, of the logits times `sharpness`: ce = (CE(a) + CE(b)) / 2 if there are labels,
+        # kl = (KL(a || b) + KL(b || a)) / 2, and the gradients of factor * (ce + alpha * kl), over count[0] if asked.
         assert sources
         shared = cuda.shared.array(THREADS, real)
         row = np.int64(cuda.blockIdx.x)
@@ -528,9 +535,8 @@ def _build_for(sources, widen, narrow, computed, lanes):
             skip = skip or label == ignore_index
         if skip:
             for c in range(thread, columns, THREADS):
-                if not add:
-                    da[start + c] = narrow(computed(0))
-                    db[start + c] = narrow(computed(0))
+                da[start + c] = narrow(computed(0))
+                db[start + c] = narrow(computed(0))
             if thread == 0:
                 loss[row] = ce[row] = kl[row] = computed(0)
             return
@@ -555,56 +561,53 @@ def _build_for(sources, widen, narrow, computed, lanes):
         sum_a, sum_b = total(shared, sum_a), total(shared, sum_b)
         share_a = computed(1) / sum_a if sum_a > computed(0) else computed(0)
         share_b = computed(1) / sum_b if sum_b > computed(0) else computed(0)
-        log_a, log_b = computed(0), computed(0)
-        if sum_a > computed(0) and sum_b > computed(0):
-            log_a, log_b = log(sum_a), log(sum_b)
+        log_a = log(sum_a) if sum_a > computed(0) else computed(0)
+        log_b = log(sum_b) if sum_b > computed(0) else computed(0)
         shift_ab = (top_a - top_b) + (log_a - log_b)
-        both = mean_p = mean_q = computed(0)
-        if with_kl:
-            for c in range(thread, columns, THREADS):
-                la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
-                p, q, gap, t = terms(la, lb, top_a, top_b, share_a, share_b, shift_ab)
-                if gap != computed(0):
-                    both += gap * t
-                if p != computed(0):
-                    mean_p += p * t
-                if q != computed(0):
-                    mean_q += q * t
-            both, mean_p, mean_q = total(shared, both), total(shared, mean_p), total(shared, mean_q)
+        both = mean_p = mean_q = one_sided = computed(0)
+        for c in range(thread, columns, THREADS):
+            la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
+            p, q, gap, t = terms(la, lb, top_a, top_b, share_a, share_b, shift_ab)
+            if (la == computed(-np.inf)) != (lb == computed(-np.inf)):
+                one_sided = computed(1)
+            else:
+                both += gap * t
+                mean_p += p * t
+                mean_q += q * t
+        both, mean_p, mean_q = total(shared, both), total(shared, mean_p), total(shared, mean_q)
+        infinite = largest(shared, one_sided) > computed(0)  # then the gradient of kl has no value, and is left out
         smooth = smoothing / computed(columns)
-        if with_ce:
-            all_a, all_b = total(shared, all_a), total(shared, all_b)
+        all_a, all_b = total(shared, all_a), total(shared, all_b)
+        empty = sum_a == computed(0) and sum_b == computed(0)  # every class is masked: no distribution, no loss
         if thread == 0:
-            if with_kl or not add:
-                kl[row] = computed(0.5) * both
-            if with_ce or not add:
-                ce[row] = computed(np.nan) if with_ce else computed(0)  # NaN: a label that is no class
-            if with_ce and 0 <= label < columns:
-                on_label = widen(a[start + label]) * sharpness + widen(b[start + label]) * sharpness
-                hard = (top_a + log_a) + (top_b + log_b) - (computed(1) - smoothing) * on_label
-                if smoothing > computed(0):
-                    hard -= smooth * (all_a + all_b)
-                ce[row] = computed(0.5) * hard
+            kl[row] = computed(np.inf) if infinite else computed(0.5) * both
+            ce[row] = computed(0)
+            if has_labels and not empty:
+                ce[row] = computed(np.nan)  # a label that is no class
+                if 0 <= label < columns:
+                    hard = (top_a + log_a) + (top_b + log_b)
+                    if smoothing < computed(1):
+                        on_label = widen(a[start + label]) * sharpness + widen(b[start + label]) * sharpness
+                        hard -= (computed(1) - smoothing) * on_label
+                    if smoothing > computed(0):
+                        hard -= smooth * (all_a + all_b)
+                    ce[row] = computed(0.5) * hard
             loss[row] = ce[row] + (alpha * kl[row] if alpha > computed(0) else computed(0))
-        scale = factor / computed(count[0]) if divide else factor
-        half = computed(0.5) * scale
-        kl_half = half * alpha * sharpness
+        half = computed(0.5) * sharpness * (factor / computed(count[0]) if divide else factor)
+        share_kl = computed(0) if infinite else alpha
         for c in range(thread, columns, THREADS):
             la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
             p, q, gap, t = terms(la, lb, top_a, top_b, share_a, share_b, shift_ab)
             ga = gb = computed(0)
-            if with_kl and alpha > computed(0):
-                ga = kl_half * ((p * (t - mean_p) if p != computed(0) else computed(0)) + gap)
-                gb = -kl_half * ((q * (t - mean_q) if q != computed(0) else computed(0)) + gap)
-            if with_ce:
+            if share_kl > computed(0):
+                ga = share_kl * (p * (t - mean_p) + gap)
+                gb = -share_kl * (q * (t - mean_q) + gap)
+            if has_labels and not empty:
                 target = smooth + (computed(1) - smoothing if c == label else computed(0))
-                ga += half * (p - target)
-                gb += half * (q - target)
-            if add:
-                ga += widen(da[start + c])
-                gb += widen(db[start + c])
-            da[start + c] = narrow(ga)
-            db[start + c] = narrow(gb)
+                ga += p - target
+                gb += q - target
+            da[start + c] = narrow(half * ga)
+            db[start + c] = narrow(half * gb)
 
     @cuda.jit(cache=True)
     def bias_parts(parts, dy, rows, columns, height, offset, seed, stream, threshold, scale):
@@ -824,33 +827,37 @@ def _rows(kernel, rows, stream, *arguments):
     kernel[rows, THREADS, stream](*arguments)
 
 
-def softmax_dropout(y, probs, scores, mask, allowed, stream):
-    """probs = softmax of scores along the last axis where ``allowed`` (or None), y = select(mask, probs)."""
-    columns = scores.shape[-1]
-    lead = scores.shape[:-1]
-    if allowed is None:
-        look, walk, column_step = scores.kernel_argument(), _wide(lead, (0,) * len(lead)), 0
+def softmax_dropout(y, saved, scores, attention, mask, stream):
+    """y = select(mask, softmax of scores along the last axis); ``saved``, two numbers a row, is for the backward."""
+    arrays = y.kernel_argument(), saved.kernel_argument(), scores.kernel_argument()
+    _attention_rows("softmax_dropout", arrays, scores, attention, mask, stream)
+
+
+def softmax_dropout_backward(dscores, dy, saved, scores, attention, mask, stream):
+    """dscores from dy and from what `softmax_dropout` was given and saved."""
+    arrays = [one.kernel_argument() for one in (dscores, dy, saved, scores)]
+    _attention_rows("softmax_dropout_backward", arrays, scores, attention, mask, stream)
+
+
+def _attention_rows(name, arrays, scores, attention, mask, stream):
+    *lead, columns = scores.shape
+    if attention is None:
+        seen, kind, steps, step = scores.kernel_argument(), 0, (0,) * len(lead), 0
     else:
-        *steps, column_step = allowed.steps
-        look, walk = allowed.kernel_argument(), _wide(lead, steps)
-    arrays = y.kernel_argument(), probs.kernel_argument(), scores.kernel_argument(), columns
-    arguments = allowed is not None, look, walk[0], (*walk[1], column_step)
+        seen, kind, (*steps, step) = (
+            attention.kernel_argument(),
+            ALLOW if attention.dtype == "bool" else ADD,
+            attention.steps,
+        )
+    shape, steps = _wide(lead, steps)
     chance = _chance(_one_p(mask, "softmax_dropout"), scores.dtype)
-    kernel = _kernels(scores.dtype)["softmax_dropout"]
-    _rows(kernel, math.prod(lead), stream, *arrays, *arguments, *_rng_arguments(mask), *chance)
-
-
-def softmax_dropout_backward(dscores, dy, probs, mask, stream):
-    """dscores from dy and what `softmax_dropout` wrote to ``probs``."""
-    arrays = dscores.kernel_argument(), dy.kernel_argument(), probs.kernel_argument(), dy.shape[-1]
-    chance = _chance(_one_p(mask, "softmax_dropout"), dy.dtype)
-    kernel = _kernels(dy.dtype)["softmax_dropout_backward"]
-    _rows(kernel, math.prod(dy.shape[:-1]), stream, *arrays, *_rng_arguments(mask), *chance)
+    arguments = *arrays, columns, seen, kind, shape, (*steps, step), *_rng_arguments(mask), *chance
+    _rows(_kernels(scores.dtype)[name], math.prod(lead), stream, *arguments)
 
 
 def pair_loss(
     totals, loss, ce, kl, count, da, db, a, b, labels, ignored, stream,
-    *, alpha, reduction, ignore_index, smoothing, sharpness, with_ce, with_kl, add,
+    *, alpha, reduction, ignore_index, smoothing, sharpness,
 ):  # fmt: skip
     """Per-row ce and kl of two logits, their gradients, and then the totals loss, ce and kl, unless they are None."""
     kernels = _kernels(a.dtype)
@@ -866,7 +873,7 @@ def pair_loss(
     if divide:
         kernels["count_rows"][1, THREADS, stream](counted, *marks, rows, *flags, ignore_index)
     arrays = [one.kernel_argument() for one in (loss, ce, kl, da, db, a, b)]
-    numbers = real(smoothing), real(alpha), real(sharpness), factor, divide, with_ce, with_kl, add
+    numbers = real(smoothing), real(alpha), real(sharpness), factor, divide
     _rows(kernels["pair_loss"], rows, stream, *arrays, *marks, counted, columns, *flags, ignore_index, *numbers)
     if totals is not None:
         whole = [one.kernel_argument() for one in totals]
