@@ -294,8 +294,7 @@ class _Stream:
         step *= self.count - 1  # deviation * (prediction - new mean)
         np.add(self.squares, step, out=self.squares, where=_wide(where, self.mean.ndim))
         if self.probabilities:
-            single = _entropy(prediction)
-            np.add(self.entropies, single, out=self.entropies, where=_wide(where, single.ndim))
+            np.add(self.logs, _p_log_p(prediction), out=self.logs, where=_wide(where, self.mean.ndim))
         if self.tolerance is not None and self.count >= FEWEST:
             self._stop()
 
@@ -319,7 +318,7 @@ class _Stream:
         self.shape = prediction.shape
         shape = (self.rows, *prediction.shape[1:])
         self.mean, self.squares, self.scratch = np.zeros(shape), np.zeros(shape), np.empty(shape)
-        self.entropies = np.zeros(shape[:-1])
+        self.logs = np.zeros(shape)  # summed over classes at the end: short axes are slow to sum
 
     def _stop(self):
         """Take out the rows whose standard error is small enough: this sample was their last."""
@@ -336,8 +335,8 @@ class _Stream:
         variance = self.squares / samples.reshape(-1, *[1] * (self.mean.ndim - 1))
         if not self.probabilities:
             return MonteCarlo(self.mean, variance, None, None, samples)
-        entropy = _entropy(self.mean)
-        single = self.entropies / samples.reshape(-1, *[1] * (self.entropies.ndim - 1))
+        entropy = -_p_log_p(self.mean).sum(axis=-1)
+        single = -self.logs.sum(axis=-1) / samples.reshape(-1, *[1] * (self.mean.ndim - 2))
         return MonteCarlo(self.mean, variance, entropy, np.maximum(entropy - single, 0), samples)
 
 
@@ -345,7 +344,9 @@ def _wide(where, ndim):
     return where if where is True else where.reshape(-1, *[1] * (ndim - 1))
 
 
-def _entropy(p):
-    """Of each row, in nats; 0 log 0 = 0."""
-    tiny = np.finfo(p.dtype).tiny
-    return -np.einsum("...c,...c->...", p, np.log(np.maximum(p, tiny)), dtype=np.float64)
+def _p_log_p(p):
+    """p log p, and 0 log 0 = 0."""
+    result = np.maximum(p, np.finfo(p.dtype).tiny)
+    np.log(result, out=result)
+    result *= p
+    return result

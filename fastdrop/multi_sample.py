@@ -20,7 +20,7 @@ from . import backends
 from .buffers import as_array, lend, new_like, room
 from .mask import Mask, check_p, mask, plain
 
-SCRATCH = 8  # the buffer is this part of [S, B, F]
+SCRATCH = 5  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
 LEAST = 1 << 20  # bytes that it may have in any case
 
 
@@ -221,7 +221,7 @@ def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
     and average. Averaging the logits first is another training signal (a loss is not linear), often found in code. A
     linear layer and a mean can change places, so that needs one matrix product, with `multi_sample_mean`.
 
-    An [S, ..., F] array is never made; the working memory is an eighth of one, or 1 MiB where that is less.
+    An [S, ..., F] array is never made; the working memory is a fifth of one, or 1 MiB where that is less.
 
     References
     ----------
