@@ -1,10 +1,9 @@
 """``softmax_dropout``: attention weights in one pass, and back.
 
 Frameworks write the softmax, the bits and the product to memory one after another, and read all of them again in the
-backward pass.  Here a row of scores stays in cache from its maximum to its dropped probabilities; what the backward pass
-needs is the scores and one number a row, from which the probabilities are made again.
+backward pass.  Here a row of scores stays in cache from its maximum to its dropped probabilities; what the backward
+pass needs is the scores and one number a row, from which the probabilities are made again.
 """
-
 
 import numpy as np
 
@@ -40,8 +39,8 @@ def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=N
         Of the scores' shape. Rows that may attend to nothing are 0.
     mask : Mask
     log_sum : ndarray of float64
-        log(sum(exp(scores))) of each softmax, of the scores' shape without ``axis``; inf where nothing is allowed. Together with
-        ``scores`` and ``mask`` all that `softmax_dropout_backward` needs.
+        log(sum(exp(scores))) of each softmax, of the scores' shape without ``axis``; inf where nothing is allowed.
+        Together with ``scores`` and ``mask`` all that `softmax_dropout_backward` needs.
 
     Raises
     ------
@@ -96,7 +95,7 @@ def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_ma
     Returns
     -------
     ndarray or ``out``
-        In the scores' dtype. An additive ``attention_mask`` has the same gradient, summed over the axes it was broadcast along.
+        In the scores' dtype. An additive ``attention_mask`` has the same gradient, summed where it was broadcast.
 
     Raises
     ------
@@ -123,7 +122,8 @@ def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_ma
     rows = scores.shape[:axis] + scores.shape[axis + 1 :]
     if log_sum.dtype != np.float64 or log_sum.shape != rows:
         raise ValueError(
-            f"log_sum must be what softmax_dropout returned: float64 of shape {rows}, got {log_sum.dtype} of {log_sum.shape}"
+            f"log_sum must be what softmax_dropout returned, float64 of shape {rows}, "
+            f"got {log_sum.dtype} of shape {log_sum.shape}"
         )
     given, out = out, _out(out, scores, "scores", dy)
     bias, allow = _attention(attention_mask, scores, axis)
@@ -168,7 +168,7 @@ def _attention(attention_mask, scores, axis):
         given = given.astype(np.float64 if scores.dtype.itemsize == 8 else np.float32, copy=False)
     wide = np.moveaxis(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis, -1)
     shape = np.moveaxis(np.broadcast_to(0, scores.shape), axis, -1).shape
-    wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows, so that the kernels see consecutive numbers
+    wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows: kernels read consecutive numbers
     wide = np.broadcast_to(np.ascontiguousarray(wide).reshape(wide.shape), shape)
     return (None, wide) if is_bool else (wide, None)
 

@@ -1,11 +1,11 @@
 """Losses on logits with all their gradients from one pass: KL divergences, cross entropy, R-Drop.
 
-Frameworks compose these from softmax, log-softmax and kl_div, with six or more temporaries of the logits' size and NaN where
-a class is masked with -inf.  Here each row goes once from memory to cache and its gradient once back; nothing else of the
-logits' size is made.  Classes lie on the last axis, everything before it is rows.
+Frameworks compose these from softmax, log-softmax and kl_div, with six or more temporaries of the logits' size and NaN
+where a class is masked with -inf.  Here a row goes once from memory to cache, and its gradient once back; nothing else
+of the logits' size is made.  Classes lie on the last axis, everything before it is rows.
 
-With p = softmax(a / T), q = softmax(b / T) and d = (a - b) / T, the symmetric divergence J = sum (p - q) d needs no logarithm,
-since the normalisers cancel, and dJ/da = (p (d - E_p[d]) + p - q) / T.
+With p = softmax(a / T), q = softmax(b / T) and d = (a - b) / T, the symmetric divergence J = sum (p - q) d needs no
+logarithm, since the normalisers cancel, and dJ/da = (p (d - E_p[d]) + p - q) / T.
 """
 
 import math
@@ -33,7 +33,7 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
     pad_mask : array_like of bool, optional
         True = this row is ignored: no loss, gradient 0. Broadcasts to ``a.shape[:-1]``; a last axis of 1 may follow.
     reduction : {"mean", "sum", "none", "batchmean"}
-        Of the rows' losses: mean over the rows that are not ignored, sum, the array of them, or sum over ``a.shape[0]``.
+        Of the rows' losses: mean over the rows not ignored, sum, the array of them, or their sum / ``a.shape[0]``.
     temperature : float, default 1.0
         Divides the logits. The loss is not multiplied by its square, as some distillation recipes have it.
     out : pair of arrays, optional
@@ -54,9 +54,12 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
 
     Notes
     -----
-    A class with a logit of -inf on both sides takes no part. Where only the second side excludes a class the divergence is
-    infinite: the row's loss is inf, and its gradient, which has no finite value, is set to 0. A row whose every logit is -inf
-    on both sides has loss 0. Float16 gradients of a mean over many rows may vanish: scale them up, or use float32 logits.
+    A class with a logit of -inf on both sides takes no part. Where only the second side excludes a class the divergence
+    is infinite: the row's loss is inf, and its gradient, which has no finite value, is set to 0. A row with nothing but
+    -inf on both sides has loss 0. Float16 gradients of a mean over many rows may vanish: use float32 logits there.
+
+    In float32 a loss near 0 keeps about 1e-7 of absolute error, and where p and q nearly agree their difference, and so
+    the gradient, has 1e-7 of p.
 
     Logits that are not in C order (rows apart are fine) are copied into the arrays of their gradients first.
 
@@ -148,8 +151,8 @@ def cross_entropy(
     a : array_like of float16, bfloat16, float32 or float64
         Logits, classes on the last axis.
     labels : array_like
-        Integers of shape ``a.shape[:-1]``: each row's class. Or floats of a's shape: each row's probabilities (not negative;
-        best in a's dtype, others are copied).
+        Integers of shape ``a.shape[:-1]``: each row's class. Or floats of a's shape: each row's probabilities (not
+        negative; best in a's dtype, others are copied).
     pad_mask, reduction, temperature
         As in `kl_div`.
     label_smoothing : float, default 0.0
@@ -344,9 +347,8 @@ class _Call:
         for o, x, name in zip(views, self.logits, names):
             check_out(o, name, x.shape, x.dtype)
             overlaps(o, x, "the logits")
-        if len(names) == 2 and any(
-            np.may_share_memory(x, y) for x, y in ((views[0], views[1]), (views[0], self.logits[1]), (views[1], self.logits[0]))
-        ):
+        pairs = [] if len(names) == 1 else [(0, views[1]), (0, self.logits[1]), (1, self.logits[0])]
+        if any(np.may_share_memory(views[i], other) for i, other in pairs):
             raise ValueError("out[0] and out[1] must not overlap each other or the other's logits, got arrays that do")
         self.out, self.given = views, out
 
@@ -370,8 +372,9 @@ class _Call:
         labels = np.asarray(labels)
         dtype = self.logits[0].dtype
         if labels.dtype.kind == "f" or labels.dtype == dtype:
-            if labels.shape != (*self.lead, self.n):
-                raise ValueError(f"labels of probabilities must have a's shape {(*self.lead, self.n)}, got {labels.shape}")
+            shape = *self.lead, self.n
+            if labels.shape != shape:
+                raise ValueError(f"labels of probabilities must have a's shape {shape}, got {labels.shape}")
             self.target = np.ascontiguousarray(labels, dtype.newbyteorder("=")).reshape(self.rows, self.n)
             if labels.size and not labels.min() >= 0:
                 raise ValueError(f"labels must be probabilities of at least 0, got {labels.min()}")

@@ -21,8 +21,8 @@ def max_norm_(W, limit, axis=0):
     limit : float
         The largest norm that is left alone, at least 0; 3 or 4 is common.
     axis : int or tuple of int, default 0
-        The axes that a unit's incoming weights lie along: 0 for ``W`` of shape [inputs, outputs], 1 for [outputs, inputs],
-        ``(1, 2, 3)`` for filters of shape [outputs, inputs, height, width].
+        The axes that a unit's incoming weights lie along: 0 for ``W`` of shape [inputs, outputs], 1 for
+        [outputs, inputs], ``(1, 2, 3)`` for filters of shape [outputs, inputs, height, width].
 
     Returns
     -------
@@ -38,8 +38,8 @@ def max_norm_(W, limit, axis=0):
 
     Notes
     -----
-    Memory is read once: a vector, or 64 of them side by side, are scaled while they are in cache. Vectors within the limit are
-    not written to; those with a NaN stay as they are. Arrays not in C order, and axes that are not neighbours, are copied.
+    Memory is read once: a vector, or 64 of them side by side, are scaled while they are in cache. Vectors within the
+    limit are not changed, nor those with a NaN. Arrays not in C order, and axes that are not neighbours, are copied.
 
     References
     ----------

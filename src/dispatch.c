@@ -14,7 +14,7 @@ static const fd_kernels *const *kernels_found(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
         && __builtin_cpu_supports("avx512dq"))
         found[n++] = &fd_kernels_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("fma"))
         found[n++] = &fd_kernels_avx2;
 #elif defined(__aarch64__)
     found[n++] = &fd_kernels_neon;

@@ -117,7 +117,7 @@ def test_gradients_are_central_differences(engine, op, options, probable):
     a, b, labels = logits((2, 19), seed=5)
     if probable:
         labels = np.random.default_rng(6).random((2, 19))
-    loss, *gradients = call(op, a, b, labels, reduction="sum", **options)
+    _, *gradients = call(op, a, b, labels, reduction="sum", **options)
     step = 1e-5
     for i, got in enumerate(gradients):
         want = np.empty_like(got)
@@ -166,7 +166,7 @@ def test_every_engine_gives_what_the_reference_gives(engine, op, apart):
     want, *wanted = call(op, a, b, labels, reduction="none", epsilon=0.1, temperature=0.8)
     np.testing.assert_allclose(loss, want, rtol=2e-6, atol=1e-7 if op == "kl_div" else 0)
     for got, good in zip(gradients, wanted):
-        close(got, good, 3e-6)
+        close(got, good, 3e-6 if op == "kl_div" else 2e-6)  # q - p: what cancels is lost
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -314,7 +314,7 @@ def test_one_class(engine, op, dtype):
     loss, *gradients = call(op, a, -a, np.zeros(2, int), epsilon=0.3)
     assert loss == 0
     for g in gradients:
-        np.testing.assert_array_equal(g, 0)
+        np.testing.assert_allclose(g, 0, atol=3 * np.finfo(dtype).eps)  # 1 - 0.7 - 0.3
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -520,8 +520,8 @@ def test_bad_input_is_named(function, error, words):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize(("shape", "axis"), [
-    ((300, 130), 0), ((130, 300), 1), ((7, 5, 3, 3), (1, 2, 3)), ((3, 3, 5, 70), (0, 1, 2)), ((4, 5, 6), (0, 2)), ((9,), 0),
-    ((5000, 3), -2), ((3, 5000), -1), ((2, 40, 65), 1),
+    ((300, 130), 0), ((130, 300), 1), ((7, 5, 3, 3), (1, 2, 3)), ((3, 3, 5, 70), (0, 1, 2)), ((4, 5, 6), (0, 2)),
+    ((9,), 0), ((5000, 3), -2), ((3, 5000), -1), ((2, 40, 65), 1),
 ])  # fmt: skip
 def test_max_norm(engine, dtype, shape, axis):
     dtype = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype, dtype))
@@ -547,9 +547,11 @@ def test_max_norm_at_the_edges(engine):
     fortran = np.asfortranarray(np.full((3, 4), 2.0))
     fd.max_norm_(fortran[::-1], 1.0, axis=1)
     np.testing.assert_allclose(fortran, 0.5)
-    for bad, error in (((w, -1.0), ValueError), ((w, math.nan), ValueError), ((w, 1.0, 2), ValueError), ((w, "x"), TypeError)):
+    for limit, axis, error in (
+        (-1.0, 0, ValueError), (math.nan, 0, ValueError), (1.0, 2, ValueError), ("x", 0, TypeError)
+    ):  # fmt: skip
         with pytest.raises(error):
-            fd.max_norm_(*bad)
+            fd.max_norm_(w, limit, axis)
     w.flags.writeable = False
     with pytest.raises(ValueError, match="W must be writable"):
         fd.max_norm_(w, 1.0)

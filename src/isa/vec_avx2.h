@@ -111,6 +111,8 @@ static inline void vf_store_bf16(uint16_t *p, vf a) { _mm_storeu_si128((__m128i 
 static inline void vf_stream_bf16(uint16_t *p, vf a) { _mm_stream_si128((__m128i *)p, vf_to_bf16(a)); }
 
 /* -- for rows.inc -- */
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vf vf_fms(vf a, vf b, vf c) { return _mm256_fmsub_ps(a, b, c); }
 static inline vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
@@ -123,6 +125,8 @@ static inline vf vf_scale2(vf a, vf n)  /* 2**n: n as an integer in the low bits
     return _mm256_and_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(power)), _mm256_cmp_ps(n, _mm256_set1_ps(-126), _CMP_NLT_UQ));
 }
 
+static inline vd vd_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
+static inline vd vd_fms(vd a, vd b, vd c) { return _mm256_fmsub_pd(a, b, c); }
 static inline vd vd_sub(vd a, vd b) { return _mm256_sub_pd(a, b); }
 static inline vd vd_div(vd a, vd b) { return _mm256_div_pd(a, b); }
 static inline vd vd_max(vd a, vd b) { return _mm256_max_pd(a, b); }

@@ -116,6 +116,8 @@ static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
 
 /* -- for rows.inc -- */
 #define VEC_SCALAR(V, S, U, round_, magic, bias, mantissa)                                                              \
+    static inline V V##_fma(V a, V b, V c) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] * b.v[i] + c.v[i]; return a; } \
+    static inline V V##_fms(V a, V b, V c) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] * b.v[i] - c.v[i]; return a; } \
     static inline V V##_sub(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] -= b.v[i]; return a; }                       \
     static inline V V##_div(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] /= b.v[i]; return a; }                       \
     static inline V V##_max(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; } \
