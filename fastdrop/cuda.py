@@ -98,7 +98,7 @@ class _Library:
         """Any object with CUDA DLPack or ``__cuda_array_interface__``: ``stream`` is ordered after its producer's."""
         from cuda.core.utils import StridedMemoryView
 
-        view = StridedMemoryView.from_any_interface(x, stream_ptr=stream)
+        view = StridedMemoryView.from_any_interface(x, stream_ptr=stream or 1)  # in DLPack 1 is the default stream
         dtype = view.dtype.name
         return _Array(x, view.ptr, view.shape, view.strides, dtype, view.device_id, view.readonly, self)
 

@@ -36,6 +36,17 @@ else:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
+    def test_benchmark_runs_in_the_simulator(tmp_path):
+        """bench/gpu.py proves equality with the CPU before it times anything; here its times mean nothing."""
+        script = Path(__file__).parents[1] / "bench" / "gpu.py"
+        command = [sys.executable, script, "--out", tmp_path / "gpu.json"]
+        environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "equal to the CPU bit by bit" in done.stdout
+        what = {row["what"] for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
+        assert what == {"copy", "forward", "forward + backward", "bias + dropout + residual", "r_drop"}
+
 
 if SIMULATED:
 
