@@ -319,15 +319,18 @@ def _on(array, stream):
 
 
 def _mask_for(shape, p, rng, mask, training, mask_shape=None):
-    """The mask that the caller gave, or one of ``rng`` for an array of ``shape``."""
+    """The mask's shape, and a function that gives the mask: a call that raises takes none of ``rng``."""
     if mask is not None:
         if not isinstance(mask, Mask):
             raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
-        return mask if training else Mask._make(mask.seed, mask.stream, mask.shape, 0.0)
+        if not training:
+            mask = Mask._make(0, 0, mask.shape, 0.0)
+        return mask.shape, lambda: mask
     own = shape if mask_shape is None else tuple(1 if n is None else n for n in mask_shape)
-    p = _fit_p(check_p(p), own) if training else 0.0
-    seed, stream = as_rng(rng).take() if training else (0, 0)
-    return Mask._make(seed, stream, own, p)
+    p = _fit_p(check_p(p), own)
+    if not training:
+        return own, lambda: Mask._make(0, 0, own, 0.0)
+    return own, lambda: Mask._make(*as_rng(rng).take(), own, p)
 
 
 # -- dropout -----------------------------------------------------------------------------------------------------------
@@ -351,19 +354,24 @@ def apply(mask, x, out=None, *, stream=None):
     -------
     device array of x's library, or ``out``
     """
+    return _apply(x, out, stream, mask.shape, lambda: mask)[0]
+
+
+def _apply(x, out, stream, shape, take):
     stream = _stream_of(stream, x)
     a = _array(x, "x", stream)
     try:
-        fits = np.broadcast_shapes(a.shape, mask.shape) == a.shape
+        fits = np.broadcast_shapes(a.shape, shape) == a.shape
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"the mask's shape {mask.shape} must broadcast to x's on the device, {a.shape}")
+        raise ValueError(f"the mask's shape {shape} must broadcast to x's on the device, {a.shape}")
     y = _result(out, "out", stream, a, a.shape, (a,))
+    mask = take()
     if a.size:
         with _on(a, stream) as (kernels, queue):
             kernels.apply(y, a, mask, queue)
-    return _deliver(y, stream)
+    return _deliver(y, stream), mask
 
 
 def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
@@ -372,14 +380,16 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     Returns
     -------
     y : device array of x's library, or ``out``
+        ``x`` itself where nothing can be dropped and ``out`` is not given.
     mask : Mask
     """
     if not is_device_array(x):
         raise TypeError(f"x must be a device array, got a {type(x).__name__} in host memory")
-    mask = _mask_for(tuple(x.shape), p, rng, mask, training, mask_shape)
-    if out is None and type(mask.p) is float and mask.p == 0.0:
-        return x, mask
-    return apply(mask, x, out, stream=stream), mask
+    shape, take = _mask_for(tuple(x.shape), p, rng, mask, training, mask_shape)
+    nothing = not training or (mask is None and type(p) in (int, float) and p == 0)
+    if out is None and nothing:
+        return x, take()
+    return _apply(x, out, stream, shape, take)
 
 
 def dropout_backward(dy, mask, *, out=None, stream=None):
@@ -442,9 +452,10 @@ def dropout_add(
     b = None if bias is None else _array(bias, "bias", stream, (a.dtype,), a)
     if b is not None and b.shape != a.shape[-1:]:
         raise ValueError(f"bias must have shape {a.shape[-1:]}, got {b.shape}")
-    mask = _own_mask(_mask_for(a.shape, p, rng, mask, training), a.shape)
+    shape, take = _mask_for(a.shape, p, rng, mask, training)
     y = _result(out, "out", stream, a, a.shape, (a, r))
     _contiguous((a, "x"), (r, "residual"), (b, "bias"), (y, "out"))
+    mask = _own_mask(take, shape, a.shape)
     if a.size:
         with _on(a, stream) as (kernels, queue):
             kernels.dropout_add(y, a, r, b, mask, queue)
@@ -464,7 +475,7 @@ def dropout_add_backward(dy, mask, *, bias=False, out=None, stream=None):
         return dx
     a = _array(dy, "dy", stream)
     _contiguous((a, "dy"))
-    _own_mask(mask, a.shape)
+    _own_mask(lambda: mask, mask.shape, a.shape)
     columns = a.shape[-1]
     height = max(1, min(256, a.size // max(columns, 1) // 64))
     db = _result(None, "dbias", stream, a, (columns,))
@@ -474,9 +485,13 @@ def dropout_add_backward(dy, mask, *, bias=False, out=None, stream=None):
     return dx, _deliver(db, stream)
 
 
-def _own_mask(mask, shape):
-    if mask.shape != shape or mask._strides is not None:
-        raise ValueError(f"the mask must have the array's own shape {shape} here and be no part, got {mask}")
+def _own_mask(take, shape, wanted):
+    """The mask, which must have the shape that is wanted and be no part of another."""
+    if shape != wanted:
+        raise ValueError(f"the mask must have the array's own shape {wanted} here, got {shape}")
+    mask = take()
+    if mask._strides is not None:
+        raise ValueError(f"the mask must be no part of another here, got {mask}")
     return mask
 
 
@@ -498,27 +513,26 @@ def multi_sample_mean(x, p, samples, *, rng=None, out=None, stream=None):
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    mask = _mask_for((samples, *x.shape), p, rng, None, True)
-    return _mean(x, mask, out, stream, "x"), mask
+    return _mean(x, *_mask_for((samples, *x.shape), p, rng, None, True), out, stream, "x")
 
 
 def multi_sample_mean_backward(dy, mask, *, out=None, stream=None):
     """Gradient of `multi_sample_mean`: the same kernel on ``dy``."""
-    return _mean(dy, mask, out, stream, "dy")
+    return _mean(dy, mask.shape, lambda: mask, out, stream, "dy")[0]
 
 
-def _mean(x, mask, out, stream, name):
+def _mean(x, shape, take, out, stream, name):
     stream = _stream_of(stream, x)
     a = _array(x, name, stream)
-    _own_mask(mask, (*mask.shape[:1], *a.shape))
-    if type(mask.p) is not float and mask.p.ndim != 1:
-        raise ValueError(f"p must be a number or one for each sample on the device, got shape {mask.p.shape}")
     y = _result(out, "out", stream, a, a.shape, (a,))
     _contiguous((a, name), (y, "out"))
+    mask = _own_mask(take, shape, (*shape[:1], *a.shape))
+    if type(mask.p) is not float and mask.p.ndim != 1:
+        raise ValueError(f"p must be a number or one for each sample on the device, got shape {mask.p.shape}")
     if a.size:
         with _on(a, stream) as (kernels, queue):
             kernels.sample_mean(y, a, mask, queue)
-    return _deliver(y, stream)
+    return _deliver(y, stream), mask
 
 
 def softmax_dropout(scores, p=0.5, *, attention_mask=None, rng=None, mask=None, training=True, out=None, stream=None):
@@ -539,10 +553,11 @@ def softmax_dropout(scores, p=0.5, *, attention_mask=None, rng=None, mask=None, 
     """
     stream = _stream_of(stream, scores)
     a = _array(scores, "scores", stream)
-    mask = _own_mask(_mask_for(a.shape, p, rng, mask, training), a.shape)
+    shape, take = _mask_for(a.shape, p, rng, mask, training)
     attention = _attention(attention_mask, stream, a)
     y = _result(out, "out", stream, a, a.shape, (a,))
     _contiguous((a, "scores"), (y, "out"))
+    mask = _own_mask(take, shape, a.shape)
     with _on(a, stream) as (kernels, queue):
         saved = _result(None, "saved", stream, a, (*a.shape[:-1], 2), dtype=kernels.computed_in(a.dtype))
         if a.size:
@@ -555,7 +570,7 @@ def softmax_dropout_backward(dy, scores, saved, mask, *, attention_mask=None, ou
     stream = _stream_of(stream, dy)
     a = _array(dy, "dy", stream)
     b = _like(scores, "scores", stream, a)
-    _own_mask(mask, a.shape)
+    _own_mask(lambda: mask, mask.shape, a.shape)
     attention = _attention(attention_mask, stream, a)
     dscores = _result(out, "out", stream, a, a.shape, (a, b))
     _contiguous((a, "dy"), (b, "scores"), (dscores, "out"))

@@ -353,6 +353,17 @@ if SIMULATED:
         with pytest.raises(TypeError, match="stream must be a CUDA stream"):
             cuda.apply(mask, x, stream="fast")
 
+    def test_a_call_that_raises_takes_no_mask():
+        rng, x, short = fd.Rng(3), put(np.ones(8, np.float32)), put(np.ones(7, np.float32))
+        for call in (cuda.dropout, cuda.softmax_dropout):
+            with pytest.raises(ValueError, match="out must have shape"):
+                call(x, 0.5, rng=rng, out=short)
+        with pytest.raises(ValueError, match="residual must have shape"):
+            cuda.dropout_add(x, short, 0.5, rng=rng)
+        with pytest.raises(ValueError, match="out must have shape"):
+            cuda.multi_sample_mean(x, 0.5, 2, rng=rng, out=short)
+        assert rng.stream == 0
+
     def test_wrong_device_is_named(monkeypatch):
         x, residual = put(np.ones(8, np.float32)), put(np.ones(8, np.float32))
         describe = cuda._Simulated.describe
