@@ -18,7 +18,8 @@ typedef struct fd_kernels {
     const char *isa;
 
     /* The keep bits of `blocks` blocks of 256 elements, from block number `first`; bit b of words[w] is element
-     * first * 256 + 64 * w + b, with room for an even number of blocks.  0 < threshold < 2**32.  Meanwhile `soon_bytes` from `soon` are fetched into the cache. */
+     * first * 256 + 64 * w + b.  One block more may be written; none where `blocks` is even and no multiple of 2**28
+     * lies among their numbers.  0 < threshold < 2**32.  Meanwhile `soon_bytes` from `soon` are fetched into the cache. */
     void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold,
                         const void *soon, size_t soon_bytes);
 
