@@ -3,7 +3,6 @@
 Compiled in a process of its own (this file as a script): importing numba.cuda would start a driver if there is one.
 """
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import pytest
 
 CAPABILITY = (9, 0)
+MISSING = "the compiler of CUDA kernels is not installed: pip install numba-cuda[cu13]"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 KERNELS = (
     "dropout", "dropout_add", "anywhere", "sample_mean", "sample_mean_each", "softmax_dropout",
@@ -106,9 +106,12 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def compiled():
-    for module in ("numba_cuda", "nvidia", "cuda.bindings"):
-        if importlib.util.find_spec(module.partition(".")[0]) is None:
-            pytest.skip(f"no compiler for GPU code: {module} is missing, pip install 'numba-cuda[cu13]'")
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason=MISSING)
+    for library in ("nvvm", "nvrtc", "nvJitLink"):
+        try:
+            pathfinder.load_nvidia_dynamic_lib(library)
+        except pathfinder.DynamicLibNotFoundError:
+            pytest.skip(MISSING)
     done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)

@@ -232,8 +232,10 @@ if SIMULATED:
         top = a.max(-1, keepdims=True)
         return a - top - np.log(np.exp(a - top).sum(-1, keepdims=True))
 
-    @pytest.mark.parametrize("name", DTYPES)
-    @pytest.mark.parametrize("reduction", ["none", "sum", "mean", "batchmean"])
+    @pytest.mark.parametrize(
+        ("name", "reduction"),
+        [("float32", r) for r in ("none", "sum", "mean", "batchmean")] + [(name, "mean") for name in DTYPES[1:]],
+    )
     @pytest.mark.parametrize(("temperature", "smoothing"), [(1.0, 0.0), (2.0, 0.1)])
     def test_r_drop_is_the_cpu_s(name, reduction, temperature, smoothing):
         rng = np.random.default_rng(1)

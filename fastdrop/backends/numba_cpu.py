@@ -30,7 +30,7 @@ from ..mask import scale_of
 from . import numba_rule as rule
 from . import reference
 from .axes import join
-from .reference_rows import max_norm, row_losses, softmax_dropout  # noqa: F401  (no Numba kernels for rows)
+from .reference_rows import max_norm  # noqa: F401  (no Numba kernel)
 
 NAME = "numba"
 TILE = 4096
@@ -509,10 +509,10 @@ _pool, _pool_size = None, 0
 _pool_lock = threading.Lock()
 
 
-def _run(kernel, size, arguments):
-    """Run ``kernel`` on ``size`` logical elements in ranges of whole tiles, on as many threads as are allowed."""
-    threads = config.get_num_threads() if size >= SERIAL else 1
-    part = -(-size // (threads * TILE)) * TILE
+def _run(kernel, size, arguments, grain=TILE, cost=1):
+    """Run ``kernel`` on ``size`` items in ranges of whole grains, on as many threads as are allowed and pay."""
+    threads = config.get_num_threads() if size * cost >= SERIAL else 1
+    part = -(-size // (threads * grain)) * grain
     rest = [(first, min(first + part, size)) for first in range(part, size, part)]
     tasks = [_executor(threads - 1).submit(kernel, *arguments, first, last) for first, last in rest]
     try:
@@ -539,3 +539,6 @@ def _forget_pool():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+
+
+from .numba_rows import row_losses, softmax_dropout  # noqa: E402, F401  (made of what stands above)
