@@ -263,7 +263,7 @@ def r_drop(
     >>> a, b = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
     >>> result = fd.r_drop(a, b, [1], alpha=1.0)
     >>> round(result.ce, 6), round(result.kl, 6), round(result.loss, 6)
-    (0.490415, 0.137327, 0.627742)
+    (0.490415, 0.137327, 0.627741)
     """
     alpha = _number(alpha, "alpha")
     if not 0 <= alpha < math.inf:
