@@ -2,6 +2,15 @@
 #include "dispatch.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static int has_f16c(void)  /* __builtin_cpu_supports knows it in GCC 11 and later, not in clang 14 */
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
 
 const fd_kernels *fd_kernels_in_use = &fd_kernels_scalar;  /* until fd_use_isa has been called */
 
@@ -14,7 +23,7 @@ static const fd_kernels *const *kernels_found(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
         && __builtin_cpu_supports("avx512dq"))
         found[n++] = &fd_kernels_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("fma"))
+    if (__builtin_cpu_supports("avx2") && has_f16c() && __builtin_cpu_supports("fma"))
         found[n++] = &fd_kernels_avx2;
 #elif defined(__aarch64__)
     found[n++] = &fd_kernels_neon;
