@@ -276,3 +276,13 @@ def test_layer_checks_its_arguments():
         MultiSampleDropout(np.ones((3, 2)), None, average="mean")
     with pytest.raises(ValueError, match="samples"):
         MultiSampleDropout(np.ones((3, 2)), None, samples=0)
+
+
+def test_each_sample_has_its_own_p_in_a_part_of_a_mask():
+    p = np.linspace(0, 0.9, 12).reshape(3, 4)
+    mask = fd.mask((3, 4, 50), p, rng=0)[:, 1]  # every fourth p of the array
+    dy = np.random.default_rng(0).standard_normal((3, 50))
+    dropped = [mask[s].apply(dy[s]) for s in range(3)]
+    assert np.allclose(fd.multi_sample_dropout_backward(dy, mask), sum(dropped), rtol=1e-12)
+    expected = sum(mask[s].apply(dy[0]) for s in range(3)) / 3
+    assert np.allclose(fd.multi_sample_mean_backward(dy[0], mask), expected, rtol=1e-12)

@@ -56,7 +56,7 @@ def sample_sum(dx, dy, mask):
 
 def _rows(mask, y, x):
     """y as [rows, n], x as [rows, n] or [S, rows, n], mask as [S, rows, n]; None where there is no such view."""
-    p = np.asarray(mask.p, np.float64)
+    p = np.array(mask.p, np.float64, order="C")  # a part of a mask may have every n-th p of an array
     samples, strides = len(mask), mask.strides_for(mask.shape)
     if mask[0]._strides is None and y.flags.c_contiguous and x.flags.c_contiguous:
         lead = x.shape[: x.ndim - y.ndim]
