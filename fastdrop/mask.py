@@ -269,7 +269,7 @@ class Mask(Fields):
         """Step in the stream along each axis of ``shape``, which the mask broadcasts to: 0 along a shared axis."""
         strides = self._strides or _c_strides(self._shape)
         lead = len(shape) - len(self._shape)
-        own = (0 if m == 1 and n != 1 else s for m, n, s in zip(self._shape, shape[lead:], strides))
+        own = (0 if m == 1 else s for m, s in zip(self._shape, strides))  # that of a single element may be 2**64
         return (0,) * lead + tuple(own)
 
     def wide_p(self):

@@ -366,3 +366,10 @@ def test_from_keep_checks_p():
         fd.Mask.from_keep([True], 2)
     with pytest.raises(ValueError, match="leading axes"):
         fd.Mask.from_keep([True, False], [0.1, 0.2, 0.3])
+
+
+def test_part_of_a_mask_whose_outer_step_is_2_to_the_64(engine):
+    whole = fd.mask((1, 2, 2**63), 0.5, rng=0)
+    part = whole[:, :, :10]
+    assert np.array_equal(part.keep()[0, 1], whole[0, 1, :10].keep())
+    assert np.array_equal(part.bits(), np.packbits(part.keep(), bitorder="little"))
