@@ -56,11 +56,9 @@ LOSSES = {"kl": FD_KL, "symmetric_kl": FD_SYMMETRIC_KL, "js": FD_JS, "r_drop": F
 
 
 cdef int row_parts(int64_t rows, int64_t size) noexcept:
-    """How many threads are to work on so many rows; more than 1 once means OpenMP has been used."""
-    global used_threads
+    """How many threads are to work on so many rows."""
     if threads == 1 or forked or size < SERIAL_ROWS or rows < 2:
         return 1
-    used_threads = True
     return <int>min(<int64_t>threads, rows)
 
 

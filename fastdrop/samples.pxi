@@ -43,7 +43,6 @@ def samples(cnp.ndarray y, cnp.ndarray x, cnp.ndarray p, mask, bint mean):
     cdef int64_t part, parts, units
     cdef size_t room
     cdef char *scratch
-    global used_threads
     samples_plan(&k, y, x, p, mask)
     units = fd_samples_units(&k)
     parts = 1 if forked or cnp.PyArray_SIZE(y) * k.samples < SERIAL else min(threads, units)
@@ -54,7 +53,6 @@ def samples(cnp.ndarray y, cnp.ndarray x, cnp.ndarray p, mask, bint mean):
         with nogil:
             samples_run(&k, 0, units, scratch, mean)
         return
-    used_threads = True
     for part in prange(parts, num_threads=<int>parts, schedule="static", nogil=True):
         samples_run(&k, units * part // parts, units * (part + 1) // parts, scratch + part * <int64_t>room, mean)
 
