@@ -155,8 +155,10 @@ def overlaps(out, x, name):
     """Raise ValueError if ``out`` shares memory with ``x`` in any way but being the same elements in the same places."""
     if not np.may_share_memory(out, x):
         return
-    same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and all(
-        a == b or n == 1 for a, b, n in zip(out.strides, x.strides, x.shape)
+    same = (
+        out.__array_interface__["data"][0] == x.__array_interface__["data"][0]
+        and out.shape == x.shape  # an x still to be broadcast is read again after out has been written
+        and all(a == b or n == 1 for a, b, n in zip(out.strides, x.strides, x.shape, strict=True))
     )
     if same and out.dtype == x.dtype:
         return

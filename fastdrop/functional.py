@@ -4,7 +4,7 @@ import numpy as np
 
 from . import backends
 from .buffers import joint_shape, lend
-from .mask import Mask, _fit_p, check_p, check_shape, run, spread, target
+from .mask import Mask, _fit_p, check_mask_shape, check_p, run, spread, target
 from .rng import as_rng
 
 
@@ -90,9 +90,7 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
 
 
 def _mask_shape(mask_shape, x):
-    if isinstance(mask_shape, (tuple, list)):
-        mask_shape = tuple(1 if n is None else n for n in mask_shape)
-    mask_shape = check_shape(mask_shape, "mask_shape")
+    mask_shape = check_mask_shape(mask_shape)
     joint_shape(mask_shape, x.shape, x.itemsize, "mask_shape", "x's shape")
     return mask_shape
 

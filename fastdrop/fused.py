@@ -9,7 +9,7 @@ import numpy as np
 
 from . import backends
 from .buffers import as_array, check_out, lend, new_like, overlaps
-from .mask import Mask, _fit_p, check_p, check_shape, plain
+from .mask import Mask, _fit_p, check_mask_shape, check_p, check_shape, plain
 from .rng import as_rng
 
 BLOCK = 1 << 18  # elements of dx whose share of the bias gradient is summed while they are in cache
@@ -126,10 +126,11 @@ def _with_bias(dy, mask, bias_shape, out):
     rows = dy.shape[0] if dy.ndim else 1
     step = max(1, BLOCK * max(rows, 1) // max(dy.size, 1))
     for start in range(0, rows if dy.size else 0, step):
-        at = (slice(start, start + step),) if dy.ndim else ()
+        at = slice(start, start + step) if dy.ndim else ...  # dy[...] of a 0-d array is an array still, dy[()] a number
         part = mask if mask.ndim < dy.ndim or mask.shape[:1] == (1,) else mask[at]
-        part.apply(dy[at], dx[at])
-        total = dx[at].sum(axis=shared, dtype=wide, keepdims=True)
+        dx_part = dx[at]
+        part.apply(dy[at], dx_part)
+        total = dx_part.sum(axis=shared, dtype=wide, keepdims=True)
         if 0 in shared or not dy.ndim:
             dbias += total
         else:
@@ -307,7 +308,7 @@ def _run(*args, out):
     *arrays, names, run, p, rng, mask, training, mask_shape = args
     x = as_array(arrays[0], names[0])
     for name, a in zip(names[1:], arrays[1:], strict=True):
-        if a.dtype != x.dtype:
+        if a.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
             raise TypeError(f"{name} must have {names[0]}'s dtype {x.dtype}, got {a.dtype}")
         _fits(name, a.shape, x.shape)
     if mask is not None and not isinstance(mask, Mask):
@@ -315,7 +316,7 @@ def _run(*args, out):
     if mask is None:
         shape = x.shape
         if mask_shape is not None:
-            shape = check_shape(tuple(1 if n is None else n for n in mask_shape), "mask_shape")
+            shape = check_mask_shape(mask_shape)
             _fits("mask_shape", shape, x.shape)
         p = _fit_p(check_p(p), shape)
     else:

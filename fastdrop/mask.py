@@ -82,6 +82,13 @@ def check_shape(shape, name="shape"):
     return shape
 
 
+def check_mask_shape(shape):
+    """`check_shape` for an argument ``mask_shape``, where None stands for 1."""
+    if isinstance(shape, (tuple, list)):
+        shape = tuple(1 if n is None else n for n in shape)
+    return check_shape(shape, "mask_shape")
+
+
 def _c_strides(shape):
     strides, step = [], 1
     for n in reversed(shape):

@@ -217,3 +217,32 @@ def test_gelu_gradient_by_central_differences():
     torch = pytest.importorskip("torch")
     y = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
     assert np.allclose(fd.gelu_dropout(x, mask=mask)[0], mask.apply(y), rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("name", ["residual", "bias"])
+def test_out_may_not_hold_what_is_still_to_be_broadcast(name, order):
+    out = np.ones((4, 4), order=order)
+    part = out[:1] if order == "C" else out[:, 0]  # the same address and steps as out, but read for every row
+    args = {"residual": np.zeros((4, 4)), name: part}
+    with pytest.raises(ValueError, match=f"out must be {name} itself or not overlap it"):
+        fd.dropout_add(np.ones((4, 4)), **args, rng=0, out=out)
+    assert (out == 1).all()
+
+
+def test_bias_gradient_of_one_number():
+    dx, dbias = fd.dropout_add_backward(np.array(3.0), fd.Mask.from_keep(True, 0.5), bias_shape=())
+    assert dx.shape == dbias.shape == ()
+    assert (dx, dbias) == (6.0, 6.0)
+
+
+def test_byte_order_of_an_operand_changes_nothing():
+    x, residual = (np.random.default_rng(i).standard_normal((5, 6)).astype(np.float32) for i in (0, 1))
+    y, mask = fd.dropout_add(x, residual, 0.3, rng=0)
+    assert np.array_equal(fd.dropout_add(x, residual.astype(">f4"), mask=mask)[0], y)
+    assert np.array_equal(fd.relu_dropout_backward(x, residual.astype(">f4"), mask), mask.apply(x * (residual > 0)))
+
+
+def test_mask_shape_may_be_a_number():
+    x = np.ones((3, 40))
+    assert np.array_equal(fd.relu_dropout(x, 0.5, mask_shape=40, rng=0)[0], fd.dropout(x, 0.5, mask_shape=40, rng=0)[0])
