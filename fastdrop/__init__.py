@@ -1,7 +1,7 @@
 """fastdrop: dropout kernels whose masks are values.
 
-A mask is (seed, stream, shape, p), its bits a pure function of the element's index, made in cache by whatever kernel needs
-them: equal bit for bit on every machine, instruction set, thread count and backend.
+A mask is (seed, stream, shape, p), its bits a pure function of the element's index, made in cache by whatever kernel
+needs them: equal bit for bit on every machine, instruction set, thread count and backend.
 """
 
 from . import config as _config

@@ -150,7 +150,9 @@ cdef class Fields:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if fd_numpy_asks():
             raise BufferError("NumPy takes a mask's multipliers through __array__; mask.bits() has its packed bits")
-        PyObject_GetBuffer(self.bits(), buffer, flags)
+        bits = self.bits()
+        bits.flags.writeable = False  # it is a copy: what is written to it would be lost
+        PyObject_GetBuffer(bits, buffer, flags)
 
 
 def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):

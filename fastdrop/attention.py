@@ -67,7 +67,7 @@ def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=N
         p = _fit_p(check_p(p), scores.shape) if training else 0.0
     else:
         _check_mask(mask, scores)
-    given, out = out, _out(out, scores, "scores")
+    given, out = out, _out(out, scores, attention_mask=attention_mask)
     bias, allow = _attention(attention_mask, scores, axis)
     if not training:
         mask = Mask._make(0, 0, scores.shape, 0.0)
@@ -125,7 +125,7 @@ def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_ma
             f"log_sum must be what softmax_dropout returned, float64 of shape {rows}, "
             f"got {log_sum.dtype} of shape {log_sum.shape}"
         )
-    given, out = out, _out(out, scores, "scores", dy)
+    given, out = out, _out(out, scores, dy=dy, attention_mask=attention_mask)
     bias, allow = _attention(attention_mask, scores, axis)
     _run(out, np.ascontiguousarray(log_sum), dy, scores, bias, allow, mask, axis)
     return out if given is None else given
@@ -144,13 +144,14 @@ def _check_mask(mask, scores):
         raise ValueError(f"mask must have the scores' shape {scores.shape}, got {mask.shape}")
 
 
-def _out(out, scores, *names_and_arrays):
+def _out(out, scores, **others):
     if out is None:
         return np.empty(scores.shape, scores.dtype.newbyteorder("="))
     out = check_out(view(out, "out", writable=True), "out", scores.shape, scores.dtype)
     overlaps(out, scores, "scores")
-    for other in names_and_arrays[1:]:
-        overlaps(out, other, "dy")
+    for name, other in others.items():
+        if other is not None:
+            overlaps(out, np.asarray(other), name)
     return out
 
 

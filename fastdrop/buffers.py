@@ -1,8 +1,8 @@
 """Other people's memory as NumPy arrays, without a copy, and given back on every path.
 
 Functions of the package work on ``ndarray``.  Anything else comes in through `lend`, which views it as one (buffer
-protocol, DLPack, array interface; a list is converted), calls the function, and leaves no reference behind: not even in an
-exception's traceback, whose frames would keep a ``bytearray`` from being resized.
+protocol, DLPack, array interface; a list is converted), calls the function, and leaves no reference behind: not even
+in an exception's traceback, whose frames would keep a ``bytearray`` from being resized.
 """
 
 import math
@@ -152,7 +152,8 @@ def check_out(out, name, shape, dtype):
 
 
 def overlaps(out, x, name):
-    """Raise ValueError if ``out`` shares memory with ``x`` in any way but being the same elements in the same places."""
+    """Raise ValueError if ``out`` shares memory with ``x`` in any way but being the same elements in the same
+    places."""
     if not np.may_share_memory(out, x):
         return
     same = (

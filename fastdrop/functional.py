@@ -33,7 +33,8 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     Returns
     -------
     y : ndarray or ``out``
-        ``x`` itself, not a copy, where nothing can be dropped (``p == 0`` or not ``training``) and ``out`` is not given.
+        ``x`` itself, not a copy, where nothing can be dropped (``p == 0`` or not ``training``) and ``out`` is not
+        given.
     mask : Mask
         What `dropout_backward` needs.
 

@@ -1,8 +1,8 @@
 """Dropout together with what stands next to it in a network: one pass over memory instead of two or three.
 
 Each is elementwise, keeps nothing for the backward but what the caller has anyway, and works on the same masks as
-`dropout`: ``fd.dropout_add(x, r, mask=mask)`` drops what ``fd.dropout(x, mask=mask)`` drops. float16 and bfloat16 are worked
-on in float32 and rounded once.
+`dropout`: ``fd.dropout_add(x, r, mask=mask)`` drops what ``fd.dropout(x, mask=mask)`` drops. float16 and bfloat16 are
+worked on in float32 and rounded once.
 """
 
 import numpy as np
@@ -213,7 +213,8 @@ def relu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
 
 
 def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
-    """GELU and dropout in one pass: ``dropout(x * Phi(x))``, Phi the normal distribution function (no tanh in its place).
+    """GELU and dropout in one pass: ``dropout(x * Phi(x))``, Phi the normal distribution function (no tanh in its
+    place).
 
     Parameters
     ----------
@@ -288,7 +289,7 @@ def gelu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     return _backward(run, dy, x, mask, out, dtype)
 
 
-# -- what they share: inputs checked, a mask taken last, one call of the backend ------------------------------------------
+# -- what they share: inputs checked, a mask taken last, one call of the backend -------------------------------------
 
 
 def _forward(run, inputs, p, rng, mask, training, mask_shape, out, dtype):

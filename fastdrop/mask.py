@@ -1,10 +1,10 @@
 """``Mask``: a dropout mask as a value.
 
-A mask is (seed, stream, shape, p), a few words, whose element i is kept or dropped by a pure function of its flat C-order
-index i.  Nothing is generated when one is made.  A part of a mask is the same value with another origin, so here a mask is
-always (seed, stream, shape, p) seen through `_offset` and `_strides` (in elements of the stream), exactly as a NumPy view
-sees its buffer; a broadcast axis has stride 0.  A mask that a user made himself keeps packed bits (`_stored`) in place of
-(seed, stream); nothing else about it differs.
+A mask is (seed, stream, shape, p), a few words, whose element i is kept or dropped by a pure function of its flat
+C-order index i.  Nothing is generated when one is made.  A part of a mask is the same value with another origin, so
+here a mask is always (seed, stream, shape, p) seen through `_offset` and `_strides` (in elements of the stream),
+exactly as a NumPy view sees its buffer; a broadcast axis has stride 0.  A mask that a user made himself keeps packed
+bits (`_stored`) in place of (seed, stream); nothing else about it differs.
 
 What is kept is decided by the backends alone: this file holds no bit of it.
 """
@@ -61,8 +61,7 @@ def check_p(p):
                 raise ValueError(
                     f"p is a probability to drop and must be in [0, 1], got {array[wrong][0]} in its array"
                 )
-            array.flags.writeable = False
-            return array
+            return np.frombuffer(array.tobytes()).reshape(array.shape)  # over bytes: nobody can make it writable
         p = float(array)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p is a probability to drop and must be in [0, 1], got {p}")
@@ -108,8 +107,8 @@ def scale_of(p):
 class Mask(Fields):
     """A dropout mask: which elements are kept, as a value of a few words.
 
-    Made by `fastdrop.mask`, `Rng.mask`, `fastdrop.dropout` or `Mask.from_keep`, not by hand. Masks are immutable, can be
-    compared, hashed and pickled, and take no memory that grows with their shape (those of `from_keep` apart).
+    Made by `fastdrop.mask`, `Rng.mask`, `fastdrop.dropout` or `Mask.from_keep`, not by hand. Masks are immutable, can
+    be compared, hashed and pickled, and take no memory that grows with their shape (those of `from_keep` apart).
 
     Attributes
     ----------
@@ -127,9 +126,9 @@ class Mask(Fields):
 
     Notes
     -----
-    ``mask.apply(x)``, ``x * mask``, ``mask * x`` and ``np.multiply(x, mask)`` are the same operation. It is a selection,
-    not a multiplication: a dropped NaN or Inf becomes 0. ``np.asarray(mask)`` holds the multipliers, 0 or `scale`;
-    ``memoryview(mask)`` the packed bits, as `bits` does.
+    ``mask.apply(x)``, ``x * mask``, ``mask * x`` and ``np.multiply(x, mask)`` are the same operation. It is a
+    selection, not a multiplication: a dropped NaN or Inf becomes 0. ``np.asarray(mask)`` holds the multipliers, 0 or
+    `scale`; ``memoryview(mask)`` the packed bits, as `bits` does.
 
     References
     ----------
@@ -280,7 +279,8 @@ class Mask(Fields):
         return (0,) * lead + tuple(own)
 
     def wide_p(self):
-        """p as NumPy broadcasts it against the mask: the float, or a view of the array with an axis for each of the mask's."""
+        """p as NumPy broadcasts it against the mask: the float, or a view of the array with an axis for each of
+        the mask's."""
         p = self._p
         return p if type(p) is float else p[(..., *(np.newaxis,) * (len(self._shape) - p.ndim))]
 
@@ -358,7 +358,8 @@ class Mask(Fields):
         Parameters
         ----------
         x : array_like of float16, bfloat16, float32 or float64
-            Any shape that broadcasts with the mask's. Any object with the buffer protocol or CPU DLPack is read in place.
+            Any shape that broadcasts with the mask's. Any object with the buffer protocol or CPU DLPack is read in
+            place.
         out : array_like, optional
             Where to write: of the result's shape and x's dtype, not overlapping x unless it is x.
         dtype : dtype, optional
@@ -399,7 +400,8 @@ class Mask(Fields):
         dy : array_like
             Gradient of the loss with respect to ``apply(x)``; of that result's shape.
         x_shape : tuple of int, optional
-            x's shape where it was broadcast up to the mask's; the gradient is summed over those axes. Default: dy's shape.
+            x's shape where it was broadcast up to the mask's; the gradient is summed over those axes. Default: dy's
+            shape.
         out : array_like, optional
             Where to write the gradient; may be ``dy`` itself where nothing is summed.
         dtype : dtype, optional
@@ -473,8 +475,7 @@ if _core is not None:
 
 
 def _restore(seed, stream, shape, p, offset, strides, stored):
-    if type(p) is not float:
-        p.flags.writeable = False
+    p = check_p(p)
     if stored is not None:
         stored.flags.writeable = False
     return Mask._make(seed, stream, shape, p, offset, strides, stored)
@@ -553,7 +554,8 @@ def mask(shape, p, *, rng=None):
     Raises
     ------
     TypeError, ValueError
-        If ``p`` is not in [0, 1] or an array whose shape is not ``shape[:k]``; if ``shape`` or ``rng`` is none of these.
+        If ``p`` is not in [0, 1] or an array whose shape is not ``shape[:k]``; if ``shape`` or ``rng`` is none of
+        these.
 
     Examples
     --------

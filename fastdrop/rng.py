@@ -1,8 +1,8 @@
 """Where masks get their two numbers from: ``Rng``, and what may stand for one.
 
-A mask needs (seed, stream) and nothing else, so an ``Rng`` is those two integers: every mask taken moves ``stream`` on by
-one.  It is not a bit generator: bits are made by the kernels.  Anything statistical about seeds (hashing, spawning, OS
-entropy) is NumPy's ``SeedSequence``.
+A mask needs (seed, stream) and nothing else, so an ``Rng`` is those two integers: every mask taken moves ``stream``
+on by one.  It is not a bit generator: bits are made by the kernels.  Anything statistical about seeds (hashing,
+spawning, OS entropy) is NumPy's ``SeedSequence``.
 """
 
 import operator

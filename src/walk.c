@@ -392,7 +392,7 @@ static void run_units(const fd_walk *k, int64_t unit, int64_t end)
     const int64_t n = k->shape[last];
     int64_t at[FD_MAX_NDIM];
     window w;
-    w.count = 0;
+    w.first = w.count = 0;
     if (k->crossed) {
         int64_t runs = (n + ALONG - 1) / ALONG;
         for (; unit < end; unit++) {
@@ -430,7 +430,7 @@ void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
     fd_walk k = {.mask = mask, .last = mask.offset + (uint64_t)(n - 1)};
     const uint64_t threshold = fd_threshold(p);
     window w;
-    w.count = 0;
+    w.first = w.count = 0;
     for (int64_t i = 0; i < n; i += FD_TILE) {
         size_t count = n - i < FD_TILE ? (size_t)(n - i) : FD_TILE;
         const uint64_t *bits = bits_along(&w, &k, mask.offset + (uint64_t)i, count, threshold, NULL);

@@ -267,3 +267,10 @@ def test_bad_input_is_named(function, error, words):
         function()
     for word in words:
         assert word in str(raised.value)
+
+
+def test_out_may_not_overlap_the_attention_mask():
+    scores = np.random.default_rng(0).standard_normal((4, 6))
+    out = np.zeros((4, 6))
+    with pytest.raises(ValueError, match="attention_mask"):
+        fd.softmax_dropout(scores, 0.5, attention_mask=out[:1], rng=0, out=out)

@@ -5,8 +5,8 @@
     reference   NumPy: the executable specification, and the fallback that always works
 
 A backend is a module with a ``NAME`` and the functions of `reference`, all of which take arrays that have been checked:
-floats of native byte order, aligned, of one shape (a mask broadcasts to it).  The choice is made once, at import, and can
-be seen in ``fastdrop.show_config()``; nothing falls back later.
+floats of native byte order, aligned, of one shape (a mask broadcasts to it).  The choice is made once, at import, and
+can be seen in ``fastdrop.show_config()``; nothing falls back later.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """The reference backend: plain NumPy, the executable specification of every kernel.
 
-What a kernel must give, to the bit, is written here in the fewest words; the C, Numba and CUDA kernels are tested against
-it.  It is also the fallback where nothing was compiled, so long arrays are worked through in chunks.  Every other backend
-exports functions of the same names and arguments.
+What a kernel must give, to the bit, is written here in the fewest words; the C, Numba and CUDA kernels are tested
+against it.  It is also the fallback where nothing was compiled, so long arrays are worked through in chunks.  Every
+other backend exports functions of the same names and arguments.
 """
 
 import math
@@ -75,7 +75,8 @@ def keep_at(seed, stream, index, p):
 
 
 def keep_range(seed, stream, offset, n, p):
-    """`keep_at` for ``n`` consecutive elements from ``offset``, one Philox call for 16 of them: U only where byte 0 ties."""
+    """`keep_at` for ``n`` consecutive elements from ``offset``, one Philox call for 16 of them: U only where byte
+    0 ties."""
     t = threshold(p)
     if t == 0 or t == 2**32:
         return np.full(n, t != 0)
@@ -231,7 +232,8 @@ def phi(x):
 
 
 def gelu_dropout(y, x, mask):
-    """y = drop(x * Phi(x)); the one op that backends do not share to the bit, but to 4e-7 of max(1, |x|) (float64: 1e-15)."""
+    """y = drop(x * Phi(x)); the one op that backends do not share to the bit, but to 4e-7 of max(1, |x|) (float64:
+    1e-15)."""
     _elementwise(lambda drop, x: drop((np.maximum(x, -1e18) * phi(x)[0]).astype(x.dtype)), y, (x,), mask)
 
 

@@ -71,4 +71,4 @@ def picture(problems, path):
     for at, trainings in enumerate(problems):
         curves(figure.add_subplot(grid[at, 1]), trainings)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
-    figure.savefig(path, format="png", dpi=90)
+    figure.savefig(path, format="png", dpi=84)  # 924 pixels wide, as wide as a README shows it
