@@ -1,4 +1,4 @@
-"""What runs: threads, instruction set, backend, from the environment and by calls; and what `show_config` says of it."""
+"""What runs: threads, instruction set, backend, from environment and calls; and what `show_config` says of it."""
 
 import io
 import json

@@ -85,7 +85,7 @@ def test_sample_is_the_stream_and_layer_the_seed():
     assert [[mask.stream for mask in pair] for pair in taken] == [[0, 0], [1, 1], [2, 2]]
     seeds = {tuple(mask.seed for mask in pair) for pair in taken}
     assert len(seeds) == 1
-    (first, second), = seeds
+    ((first, second),) = seeds
     assert first != second
     assert taken[0][0].shape == (1, 12)
 
