@@ -1,5 +1,5 @@
-"""The C files by themselves, in a program without Python (tests/kernels/check.c): NEON under an emulator, an x86 processor
-older than AVX2, another compiler, and the sanitizers.
+"""The C files by themselves, in a program without Python (tests/kernels/check.c): NEON under an emulator, an x86
+processor older than AVX2, another compiler, and the sanitizers.
 
 Each build checks every instruction set it finds against the answer file and the rule, and says which they were.
 """
