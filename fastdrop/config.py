@@ -113,7 +113,8 @@ def set_buffer_limit(n):
     """Set how much memory of freed outputs may be kept for the next ones, in this process. It changes no result.
 
     A fresh large array costs more in page faults than dropout itself, so the memory of outputs of 2 MiB and more is
-    used again when nobody holds them any more (on Linux, with the compiled kernels).
+    used again when nobody holds them any more (on Linux, with the compiled kernels). Such arrays do not own their
+    memory: ``flags.owndata`` is False, and ``resize`` in place is refused.
 
     Parameters
     ----------

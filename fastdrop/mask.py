@@ -166,7 +166,8 @@ class Mask(Fields):
         keep : array_like of bool
             True where an element is kept. Stored as packed bits, one bit an element.
         p : float or array_like
-            Probability to drop that `scale` follows from; an array has the shape ``keep.shape[:k]``.
+            Probability to drop that `scale` follows from; an array has the shape ``keep.shape[:k]``. Below 1 where
+            anything is kept: at 1 the scale is infinite.
 
         Returns
         -------

@@ -72,6 +72,11 @@ def kept(rows):
     return rows[0]["mask_bytes"]
 
 
+def microseconds(rows):
+    """Microseconds a call."""
+    return rows[0]["seconds"] * 1e6
+
+
 def within(number, goal, what, job, yardstick, threads="one and all"):
     """Check that a job takes at most ``goal`` times as long as a yardstick that runs in turn with it."""
     return Check(number, what, "<=", goal, (job,), lambda rows: rows[0]["ratios"][yardstick], threads)
@@ -88,6 +93,8 @@ SIZES = tuple(Job("dropout", (n * M,)) for n in (4, 16, 64, 1024))
 SIZES_IN_PLACE = tuple(Job("dropout, in place", (n * M,)) for n in (2048, 64, 16, 4))  # 8 GiB into pages just freed
 
 CHECKS = [
+    within("start", 4, "out=, 1M elements, p = 0.1, over np.copyto", Job("dropout", (M,), p=0.1), "copy", "one"),
+    Check("start", "1000 elements, rng=", "<=", 3, (Job("dropout, fresh", (1000,)),), microseconds, "one", "us"),
     *[
         within(number, goal, f"out=, 64 MiB, p = {p}, over np.copyto", Job("dropout", BIG, p=p), "copy", threads)
         for number, goal, threads in (("1", 1.15, "one"), ("2", 1.0, "all"))
