@@ -184,7 +184,7 @@ def test_piped_output_is_plain_lines(piped):
     text = done.stdout.decode("ascii")
     for problem in ("spiral", "digits"):
         accuracies = ", ".join(rf"{way} 0\.\d+" for way in WAYS)
-        assert re.search(rf"^{problem}, epoch 2 of 2, valid. {accuracies}$", text, re.M)
+        assert re.search(rf"^{problem}, epoch 2 of 2: validation accuracy {accuracies}$", text, re.M)
     assert len(re.findall(r"^.{10}(?:no dropout|NumPy binomial|fastdrop) +0\.", text, re.M)) == 6
     assert str(path) in text.splitlines()[-1]
 

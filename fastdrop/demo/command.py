@@ -59,7 +59,8 @@ class Bar:
         self.bar = tqdm(total=epochs, desc=name, unit="epoch", file=sys.stdout, dynamic_ncols=True)
 
     def __call__(self, epoch, trainings):
-        self.bar.set_postfix_str(latest(trainings), refresh=False)
+        accuracies = " ".join(f"{t.val[-1].accuracy:.3f}" for t in trainings)  # the names have no room in 80 columns
+        self.bar.set_postfix_str(f"accuracy {accuracies}", refresh=False)
         self.bar.update()
 
     def close(self):
@@ -75,15 +76,11 @@ class Lines:
 
     def __call__(self, epoch, trainings):
         if epoch in self.marks:
-            print(f"{self.name}, epoch {epoch} of {self.epochs}, {latest(trainings)}", flush=True)
+            accuracies = ", ".join(f"{t.way} {t.val[-1].accuracy:.3f}" for t in trainings)
+            print(f"{self.name}, epoch {epoch} of {self.epochs}: validation accuracy {accuracies}", flush=True)
 
     def close(self):
         pass
-
-
-def latest(trainings):
-    """The latest validation accuracies in few words."""
-    return "valid. " + ", ".join(f"{t.way} {t.val[-1].accuracy:.3f}" for t in trainings)
 
 
 def main(args):
