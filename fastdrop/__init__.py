@@ -5,6 +5,7 @@ needs them: equal bit for bit on every machine, instruction set, thread count an
 """
 
 from . import config as _config
+from . import layers
 from ._version import __version__
 from .attention import softmax_dropout, softmax_dropout_backward
 from .backends import get_backend, use_backend
@@ -47,6 +48,7 @@ __all__ = [
     "get_num_threads",
     "js_div",
     "kl_div",
+    "layers",
     "mask",
     "max_norm_",
     "mc_dropout",
