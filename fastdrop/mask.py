@@ -423,7 +423,7 @@ class Mask(Fields):
         >>> import numpy as np, fastdrop as fd
         >>> mask = fd.mask((3, 4), 0.5, rng=0)
         >>> mask.backward(np.ones((3, 4)), x_shape=(4,))
-        array([2., 0., 4., 2.])
+        array([2., 0., 2., 4.])
         """
         if x_shape is not None:
             x_shape = check_shape(x_shape, "x_shape")
