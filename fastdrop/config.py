@@ -188,6 +188,7 @@ def start():
     if _core is None:
         if forced:
             raise ImportError(f"FASTDROP_ISA={forced} needs the compiled extension, which cannot be loaded: {_why_not}")
+        backends.choose()
         backend = backends.get_backend()
         warnings.warn(
             f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one "
@@ -198,6 +199,7 @@ def start():
             stacklevel=3,
         )
     else:
+        backends.choose()
         _core.use_isa(forced or _core.isa_found()[0])
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_core.after_fork)

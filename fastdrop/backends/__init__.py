@@ -19,14 +19,11 @@ _MODULES = {
 _current = None
 
 
-def _none(x, p, rng, out):
-    """Stands for `short_way` where a backend has none."""
-
-
 def short_way(x, p, rng, out):
     """`fastdrop.dropout` on plain arrays, as the backend in use has it: (y, mask), or None for the long way."""
-    current()
-    return short_way(x, p, rng, out)
+
+
+_none = short_way
 
 
 def use_backend(name):
@@ -66,8 +63,6 @@ def get_backend():
 
 def current():
     """Return the module of the backend in use."""
-    if _current is None:
-        _choose()
     return _current
 
 
@@ -83,7 +78,9 @@ def available():
     return names
 
 
-def _choose():
+def choose():
+    """Use the fastest there is. Called when the package is imported and not at the first use: a process that another
+    thread forks in the middle of an import would wait for it for ever."""
     for name in _MODULES:
         try:
             return use_backend(name)
