@@ -1,8 +1,10 @@
-"""Every public name says what it is, and the examples in the docstrings run."""
+"""Every public name says what it is and what it takes, and the examples in the docstrings run."""
 
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
 
 import pytest
 
@@ -42,3 +44,25 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", [n for n in fd.__all__ if not n.startswith("__")])
 def test_public_names_are_documented(name):
     assert len(getattr(fd, name).__doc__.split()) > 4
+
+
+def functions():
+    """(name, function) for each public function, class and method."""
+    for name in fd.__all__:
+        thing = getattr(fd, name)
+        if callable(thing):
+            yield name, thing
+        if inspect.isclass(thing):
+            for method, function in inspect.getmembers(thing, inspect.isroutine):
+                internal = method.startswith("_") or method in ("strides_for", "wide_p")  # the backends use these
+                if not internal and function.__qualname__.startswith(f"{name}."):
+                    yield f"{name}.{method}", function
+
+
+@pytest.mark.parametrize(("name", "thing"), list(functions()))
+def test_parameters_are_those_of_the_signature(name, thing):
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    taken = {p.name for p in inspect.signature(thing).parameters.values() if p.kind not in kinds} - {"self"}
+    section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n[A-Z][A-Za-z ]+\n-+\n|\Z)", inspect.getdoc(thing), re.DOTALL)
+    lines = re.findall(r"^(\w+(?:, \w+)*)(?: :.*)?$", section[1], re.MULTILINE) if section else []
+    assert {word for line in lines for word in line.split(", ")} == taken
