@@ -38,6 +38,7 @@ cdef extern from "rows.h" nogil:
         fd_source mask
         const double *p
         int64_t p_step, rows
+        int bypass
     void fd_softmax_forward(const fd_softmax *k, int64_t first, int64_t end)
     void fd_softmax_backward(const fd_softmax *k, int64_t first, int64_t end)
     ctypedef struct fd_max_norm:
@@ -50,7 +51,7 @@ cdef extern from "rows.h" nogil:
 
 cdef enum:
     SERIAL_ROWS = 1 << 13  # elements, each of some ten times the work of a dropped one
-    BYPASS_ROWS = 8 << 20  # bytes of gradients that no cache is likely to hold
+    BYPASS_ROWS = 8 << 20  # bytes of results that no cache is likely to hold
 
 LOSSES = {"kl": FD_KL, "symmetric_kl": FD_SYMMETRIC_KL, "js": FD_JS, "r_drop": FD_R_DROP, "cross_entropy": FD_CROSS_ENTROPY}
 
@@ -116,6 +117,7 @@ def softmax_dropout(cnp.ndarray y, cnp.ndarray log_sum, cnp.ndarray dy, cnp.ndar
     k.log_sum = <double *>data(log_sum)
     k.p = <const double *>data(p)
     k.p_step = 0 if cnp.PyArray_SIZE(p) == 1 else 1
+    k.bypass = k.y != k.x and k.y != k.dy and cnp.PyArray_NBYTES(y) >= BYPASS_ROWS
     parts = row_parts(k.rows, k.rows * k.n)
     if parts == 1:
         with nogil:

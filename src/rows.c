@@ -1,6 +1,7 @@
 /* From row kernels, which know one row, to arrays of rows. */
 #include "rows.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "dispatch.h"
@@ -21,32 +22,9 @@ static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2
 typedef struct {
     uint64_t first, count;  /* elements of the mask that `words` holds */
     double p;
-    uint64_t words[FD_TILE / 64 + 1];
-    uint64_t shifted[FD_TILE / 64];
+    uint64_t words[FD_TILE / 64 + 2];
+    uint64_t shifted[FD_TILE / 64 + 1];
 } tile;
-
-/* Bits of elements index .. index + n - 1, n <= FD_TILE, from bit 0 on. */
-static const uint64_t *bits_of(tile *t, const fd_softmax *k, uint64_t index, size_t n, double p)
-{
-    uint64_t at = index - t->first;
-    if (at >= t->count || n > t->count - at || t->p != p) {
-        const uint64_t left = (uint64_t)k->rows * (uint64_t)k->n - index;
-        fd_source source = k->mask;
-        source.offset += index;
-        t->first = index;
-        t->count = left < FD_TILE ? left : FD_TILE;
-        t->p = p;
-        t->words[(t->count - 1) / 64] = 0;
-        fd_keep_bits((uint8_t *)t->words, source, p, (int64_t)t->count);
-        at = 0;
-    }
-    if (at % 64 == 0)
-        return t->words + at / 64;
-    const unsigned shift = at % 64;
-    for (size_t i = 0; i < (n + 63) / 64; i++)
-        t->shifted[i] = t->words[at / 64 + i] >> shift | t->words[at / 64 + i + 1] << (64 - shift);
-    return t->shifted;
-}
 
 static const char *operand_row(const char *base, const int64_t *step, const fd_softmax *k, int64_t row)
 {
@@ -59,50 +37,141 @@ static const char *operand_row(const char *base, const int64_t *step, const fd_s
     return base;
 }
 
+/* One row, cut into tiles.  The exponentials of a tile are kept while it is worked on; a row of more than one tile makes them
+ * again for its second sweep. */
+typedef struct {
+    const fd_softmax *k;
+    int64_t row;
+    double p;
+    const char *x, *bias;
+    const uint8_t *allow;
+    tile bits;
+    double weight[FD_TILE + 16];  /* or floats */
+} soft_row;
+
+/* Bits of n elements from element i of the row, n <= FD_TILE, from bit 0 on. */
+static const uint64_t *bits_at(soft_row *r, int64_t i, size_t n)
+{
+    tile *t = &r->bits;
+    const uint64_t index = (uint64_t)(r->row * r->k->n + i);
+    uint64_t at = index - t->first;
+    if (at >= t->count || n > t->count - at || t->p != r->p) {
+        const uint64_t left = (uint64_t)r->k->rows * (uint64_t)r->k->n - index;
+        fd_source source = r->k->mask;
+        source.offset += index;
+        t->first = index;
+        t->count = left < FD_TILE ? left : FD_TILE;
+        t->p = r->p;
+        t->words[(t->count - 1) / 64] = 0;
+        fd_keep_bits((uint8_t *)t->words, source, r->p, (int64_t)t->count);
+        at = 0;
+    }
+    if (at % 64 == 0)
+        return t->words + at / 64;
+    const unsigned shift = at % 64;
+    for (size_t w = 0; w < (n + 63) / 64; w++)
+        t->shifted[w] = t->words[at / 64 + w] >> shift | t->words[at / 64 + w + 1] << (64 - shift);
+    return t->shifted;
+}
+
+static void open_rows(soft_row *r, const fd_softmax *k)
+{
+    r->k = k;
+    r->bits.count = 0;
+    memset(r->bits.words, 0, sizeof r->bits.words);
+    memset(r->bits.shifted, 0, sizeof r->bits.shifted);
+}
+
+static void start_row(soft_row *r, int64_t row)
+{
+    r->row = row;
+    r->p = r->k->p[row * r->k->p_step];
+    r->x = r->k->x + row * r->k->n * ITEM[r->k->dtype];
+    r->bias = operand_row(r->k->bias, r->k->bias_step, r->k, row);
+    r->allow = (const uint8_t *)operand_row(r->k->allow, r->k->allow_step, r->k, row);
+}
+
+/* The tile from element i of the row. */
+typedef struct {
+    size_t n;
+    int64_t at;  /* bytes from the start of the arrays */
+    const char *x, *bias;
+    const uint8_t *allow;
+} part;
+
+static part part_at(const soft_row *r, int64_t i)
+{
+    const enum fd_dtype dtype = r->k->dtype;
+    return (part){
+        .n = r->k->n - i < FD_TILE ? (size_t)(r->k->n - i) : FD_TILE,
+        .at = (r->row * r->k->n + i) * ITEM[dtype],
+        .x = r->x + i * ITEM[dtype],
+        .bias = r->bias ? r->bias + i * (dtype == FD_F64 ? 8 : 4) : NULL,
+        .allow = r->allow ? r->allow + i : NULL,
+    };
+}
+
+static double exp_of(soft_row *r, const part *t, double shift)
+{
+    return fd_kernels_in_use->rows->soft_exp[r->k->dtype](r->weight, t->x, t->bias, t->allow, t->n, shift);
+}
+
 void fd_softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
 {
     const fd_row_kernels *kernels = fd_kernels_in_use->rows;
-    const int64_t item = ITEM[k->dtype], wide = k->dtype == FD_F64 ? 8 : 4;
-    tile t;
-    t.count = t.words[FD_TILE / 64] = 0;
+    const int several = k->n > FD_TILE;
+    soft_row r;
+    open_rows(&r, k);
     for (; row < end; row++) {
-        const char *x = k->x + row * k->n * item, *bias = operand_row(k->bias, k->bias_step, k, row);
-        const char *allow = operand_row(k->allow, k->allow_step, k, row);
-        const double p = k->p[row * k->p_step];
-        k->log_sum[row] = kernels->soft_sum[k->dtype](x, bias, (const uint8_t *)allow, (size_t)k->n);
+        double max = -INFINITY, sum = 0;
+        start_row(&r, row);
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
-            const size_t n = k->n - i < FD_TILE ? (size_t)(k->n - i) : FD_TILE;
-            const uint64_t *bits = bits_of(&t, k, (uint64_t)(row * k->n + i), n, p);
-            kernels->soft_apply[k->dtype](k->y + (row * k->n + i) * item, x + i * item, bias ? bias + i * wide : NULL,
-                                          allow ? (const uint8_t *)allow + i : NULL, bits, n, k->log_sum[row], fd_scale(p));
+            const part t = part_at(&r, i);
+            const double high = kernels->soft_max[k->dtype](t.x, t.bias, t.allow, t.n);
+            max = high > max ? high : max;
+        }
+        for (int64_t i = 0; i < k->n; i += FD_TILE) {
+            const part t = part_at(&r, i);
+            sum += exp_of(&r, &t, max);
+        }
+        const double scale = sum == 0 ? 0 : fd_scale(r.p) / sum;
+        k->log_sum[row] = sum == 0 ? INFINITY : max + log(sum);
+        for (int64_t i = 0; i < k->n; i += FD_TILE) {
+            const part t = part_at(&r, i);
+            if (several)
+                exp_of(&r, &t, max);
+            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_at(&r, i, t.n), t.n, scale,
+                                          k->bypass);
         }
     }
+    if (k->bypass)
+        fd_fence();
 }
 
 void fd_softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
 {
     const fd_row_kernels *kernels = fd_kernels_in_use->rows;
-    const int64_t item = ITEM[k->dtype], wide = k->dtype == FD_F64 ? 8 : 4;
-    tile t;
-    t.count = t.words[FD_TILE / 64] = 0;
+    const int several = k->n > FD_TILE;
+    soft_row r;
+    open_rows(&r, k);
     for (; row < end; row++) {
-        const char *x = k->x + row * k->n * item, *bias = operand_row(k->bias, k->bias_step, k, row);
-        const char *allow = operand_row(k->allow, k->allow_step, k, row);
-        const double p = k->p[row * k->p_step], scale = fd_scale(p), log_sum = k->log_sum[row];
         double dot = 0;
-        for (int pass = 0; pass < 2; pass++)
-            for (int64_t i = 0; i < k->n; i += FD_TILE) {
-                const size_t n = k->n - i < FD_TILE ? (size_t)(k->n - i) : FD_TILE;
-                const int64_t at = (row * k->n + i) * item;
-                const uint64_t *bits = bits_of(&t, k, (uint64_t)(row * k->n + i), n, p);
-                const char *b = bias ? bias + i * wide : NULL;
-                const uint8_t *m = allow ? (const uint8_t *)allow + i : NULL;
-                if (pass == 0)
-                    dot += kernels->soft_dot[k->dtype](k->dy + at, x + i * item, b, m, bits, n, log_sum, scale);
-                else
-                    kernels->soft_grad[k->dtype](k->y + at, k->dy + at, x + i * item, b, m, bits, n, log_sum, scale, dot);
-            }
+        start_row(&r, row);
+        for (int64_t i = 0; i < k->n; i += FD_TILE) {
+            const part t = part_at(&r, i);
+            exp_of(&r, &t, k->log_sum[row]);
+            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_at(&r, i, t.n), t.n, fd_scale(r.p));
+        }
+        for (int64_t i = 0; i < k->n; i += FD_TILE) {
+            const part t = part_at(&r, i);
+            if (several)
+                exp_of(&r, &t, k->log_sum[row]);
+            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits_at(&r, i, t.n), t.n, fd_scale(r.p), dot,
+                                         k->bypass);
+        }
     }
+    if (k->bypass)
+        fd_fence();
 }
 
 /* -- max-norm ------------------------------------------------------------------------------------------------------------ */

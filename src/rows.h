@@ -52,6 +52,7 @@ typedef struct {
     fd_source mask;
     const double *p;                     /* probability to drop: one number, or one a row by p_step (elements) */
     int64_t p_step, rows;
+    int bypass;                          /* store y past the cache */
 } fd_softmax;
 
 void fd_softmax_forward(const fd_softmax *k, int64_t first, int64_t end);
@@ -74,16 +75,17 @@ void fd_max_norm_run(const fd_max_norm *k, int64_t first, int64_t end);
 typedef struct fd_row_kernels {
     void (*losses[FD_DTYPES])(const fd_losses *k, int64_t first, int64_t end);
 
-    /* The softmax of one row in three steps, of which those on `bits` (a run of n elements from element `at` of the row, at
-     * most FD_TILE of them) can be taken a tile at a time.  sum: log(sum(exp(x))).  apply: y = kept(exp(x - log_sum) * scale).
-     * dot: sum of exp(x - log_sum) * kept(dy * scale).  grad: dx = exp(x - log_sum) * (kept(dy * scale) - dot). */
-    double (*soft_sum[FD_DTYPES])(const void *x, const void *bias, const uint8_t *allow, size_t n);
-    void (*soft_apply[FD_DTYPES])(void *y, const void *x, const void *bias, const uint8_t *allow, const uint64_t *bits, size_t n,
-                                  double log_sum, double scale);
-    double (*soft_dot[FD_DTYPES])(const void *dy, const void *x, const void *bias, const uint8_t *allow, const uint64_t *bits,
-                                  size_t n, double log_sum, double scale);
-    void (*soft_grad[FD_DTYPES])(void *dx, const void *dy, const void *x, const void *bias, const uint8_t *allow,
-                                 const uint64_t *bits, size_t n, double log_sum, double scale, double dot);
+    /* The softmax of a row in steps, each on n elements of it, at most FD_TILE.  `weight`: floats (doubles for FD_F64), with
+     * room for a vector more.  max: the largest score.  exp: weight = exp(score - shift), and their sum.  apply: y =
+     * kept(weight * scale).  dot: the sum of weight * kept(dy * scale).  grad: dx = weight * (kept(dy * scale) - dot).  One
+     * word of bits more than n / 64 is read.  `bypass` as in kernels.h. */
+    double (*soft_max[FD_DTYPES])(const void *x, const void *bias, const uint8_t *allow, size_t n);
+    double (*soft_exp[FD_DTYPES])(void *weight, const void *x, const void *bias, const uint8_t *allow, size_t n, double shift);
+    void (*soft_apply[FD_DTYPES])(void *y, const void *weight, const uint64_t *bits, size_t n, double scale,
+                                  int bypass);
+    double (*soft_dot[FD_DTYPES])(const void *dy, const void *weight, const uint64_t *bits, size_t n, double scale);
+    void (*soft_grad[FD_DTYPES])(void *dx, const void *dy, const void *weight, const uint64_t *bits, size_t n, double scale,
+                                 double dot, int bypass);
 
     void (*norm_row[FD_DTYPES])(void *w, size_t n, double limit);
     void (*norm_columns[FD_DTYPES])(void *w, size_t n, size_t step, size_t columns, double limit);  /* step: in elements */
