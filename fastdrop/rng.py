@@ -13,6 +13,8 @@ import numpy as np
 
 MASK64 = 2**64 - 1
 
+_lock = threading.Lock()  # of all generators: held for an addition, and a forked child can renew it for all of them
+
 
 def _uint64(name, value):
     if isinstance(value, (bool, np.bool_)):
@@ -66,13 +68,12 @@ class Rng:
     True
     """
 
-    __slots__ = ("_lock", "_seed", "_spawned", "_stream")
+    __slots__ = ("_seed", "_spawned", "_stream")
 
     def __init__(self, seed=0, stream=0):
         self._seed = _uint64("seed", seed)
         self._stream = _uint64("stream", stream)
         self._spawned = 0
-        self._lock = threading.Lock()
 
     @property
     def seed(self):
@@ -96,7 +97,7 @@ class Rng:
         >>> rng.take(), rng.take()
         ((7, 0), (7, 1))
         """
-        with self._lock:
+        with _lock:
             stream = self._stream
             self._stream = (stream + 1) & MASK64
         return self._seed, stream
@@ -145,7 +146,7 @@ class Rng:
             raise TypeError(f"n must be an integer of at least 0, got {n!r}") from None
         if n < 0:
             raise ValueError(f"n must be an integer of at least 0, got {n}")
-        with self._lock:
+        with _lock:
             first = self._spawned
             self._spawned += n
         return [Rng(_seed_of(np.random.SeedSequence(self._seed, spawn_key=(first + i,)))) for i in range(n)]
@@ -170,13 +171,15 @@ def _from_entropy():
 _default = _from_entropy()
 
 
-def _renew_default():
-    global _default
+def _after_fork():
+    """A child must not wait for a lock that another thread of its parent held, nor repeat its parent's masks."""
+    global _lock, _default
+    _lock = threading.Lock()
     _default = _from_entropy()
 
 
-if hasattr(os, "register_at_fork"):  # a child must not repeat its parent's masks, nor wait for a lock the parent held
-    os.register_at_fork(after_in_child=_renew_default)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def as_rng(rng):
