@@ -8,7 +8,7 @@ pass needs is the scores and one number a row, from which the probabilities are 
 import numpy as np
 
 from . import backends
-from .buffers import as_array, check_out, overlaps, view
+from .buffers import as_array, check_out, new_like, overlaps, view
 from .mask import Mask, _fit_p, check_p, plain
 from .rng import as_rng
 
@@ -146,7 +146,7 @@ def _check_mask(mask, scores):
 
 def _out(out, scores, **others):
     if out is None:
-        return np.empty(scores.shape, scores.dtype.newbyteorder("="))
+        return new_like(scores)
     out = check_out(view(out, "out", writable=True), "out", scores.shape, scores.dtype)
     overlaps(out, scores, "scores")
     for name, other in others.items():

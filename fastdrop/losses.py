@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import backends
-from .buffers import as_array, check_out, overlaps, view
+from .buffers import as_array, check_out, new_like, overlaps, view
 from .functional import dropout
 from .mask import check_shape
 
@@ -339,7 +339,7 @@ class _Call:
     def _take_out(self, out):
         names = ["out"] if len(self.logits) == 1 else ["out[0]", "out[1]"]
         if out is None:
-            self.out = [np.empty(x.shape, x.dtype.newbyteorder("=")) for x in self.logits]
+            self.out = [new_like(x) for x in self.logits]
             return
         if not isinstance(out, (tuple, list)) or len(out) != len(names):
             raise TypeError(f"out must be a pair of arrays, for da and db, got {type(out).__name__}")
