@@ -39,8 +39,8 @@ cdef extern from "fastdrop.h" nogil:
         int64_t (*in_step)[64]
         int64_t *m_step
         int64_t *p_step
-        int64_t units
-        int crossed, bypass
+        int64_t units, columns, run
+        int crossed, joined, bypass
     void fd_plan(fd_walk *walk)
     void fd_run(const fd_walk *walk, int64_t first_unit, int64_t last_unit)
     void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
@@ -266,6 +266,8 @@ def way(cnp.ndarray y, cnp.ndarray x, mask):
         "isa": isa(),
         "axes": [walk.shape[a] for a in range(walk.ndim)],
         "bits": "across" if walk.crossed else {0: "shared", 1: "along"}.get(walk.m_step[last], "one by one"),
+        "runs and columns": (walk.run, walk.columns) if walk.crossed else None,
+        "runs joined": bool(walk.joined),
         "x packed": walk.in_step[0][last] != cnp.PyArray_ITEMSIZE(x),
         "y packed": walk.y_step[last] != cnp.PyArray_ITEMSIZE(y),
         "units": walk.units,

@@ -27,7 +27,7 @@ enum {
     NEAR_BYTES = 1 << 15,                           /* arrays up to this size are likely to be in cache */
     BYPASS_BYTES = 8 << 20,                         /* stores past the cache pay from here on, */
     BYPASS_RUN = 1024,                              /* for runs of so many bytes */
-
+    PACK = 512,                                     /* elements that are made consecutive at a time */
 };
 
 static int64_t item_of(const fd_walk *k)
@@ -139,26 +139,43 @@ typedef struct {
     uint64_t m;
 } place;
 
-static void apply_run(const fd_walk *k, const place *s, const uint64_t *bits, size_t n, double scale)
+static void elementwise(const fd_walk *k, void *y, const void *const *in, const uint64_t *bits, size_t n, double scale)
 {
-    const int last = k->ndim - 1;
-    const int64_t item = item_of(k);
-    uint64_t packed[FD_INPUTS][FD_TILE], result[FD_TILE];  /* of the widest dtype */
-    const void *in[FD_INPUTS];
-    void *y = k->y_step[last] == item ? s->y : (char *)result;
-    for (int a = 0; a < FD_INPUTS; a++) {
-        in[a] = s->in[a];
-        if (in[a] && k->in_step[a][last] != item) {
-            gather((char *)packed[a], in[a], k->in_step[a][last], n, item);
-            in[a] = packed[a];
-        }
-    }
     if (k->op == FD_KEEP)
         fd_kernels_in_use->keep(y, bits, n);
     else
         fd_kernels_in_use->op[k->op][k->dtype](y, in, bits, n, scale, k->bypass);
-    if (y != s->y)
-        scatter(s->y, k->y_step[last], y, n, item);
+}
+
+static void apply_packed(const fd_walk *k, const place *s, const uint64_t *bits, size_t n, double scale)
+{
+    const int last = k->ndim - 1;
+    const int64_t item = item_of(k);
+    uint64_t packed[FD_INPUTS][PACK], result[PACK];  /* of the widest dtype */
+    for (size_t from = 0; from < n; from += PACK) {
+        const size_t part = n - from < PACK ? n - from : PACK;
+        const void *in[FD_INPUTS];
+        char *y = s->y + (int64_t)from * k->y_step[last];
+        for (int a = 0; a < FD_INPUTS; a++) {
+            const int64_t step = k->in_step[a][last];
+            in[a] = s->in[a] ? s->in[a] + (int64_t)from * step : NULL;
+            if (in[a] && step != item) {
+                gather((char *)packed[a], in[a], step, part, item);
+                in[a] = packed[a];
+            }
+        }
+        elementwise(k, k->y_step[last] == item ? y : (char *)result, in, bits + from / 64, part, scale);
+        if (k->y_step[last] != item)
+            scatter(y, k->y_step[last], (char *)result, part, item);
+    }
+}
+
+static void apply_run(const fd_walk *k, const place *s, const uint64_t *bits, size_t n, double scale)
+{
+    if (k->packs)
+        apply_packed(k, s, bits, n, scale);
+    else
+        elementwise(k, s->y, (const void *const *)s->in, bits, n, scale);
 }
 
 /* -- the plan -------------------------------------------------------------------------------------------------------- */
@@ -188,6 +205,14 @@ static void move_axis(fd_walk *k, int from, int to)
 #undef MOVE
 }
 
+static int in_line(const fd_walk *k, int a, int b, int64_t n)  /* does axis a go on where n elements along axis b end? */
+{
+    int yes = k->p_step[a] == 0 && k->y_step[a] == k->y_step[b] * n;
+    for (int i = 0; i < FD_INPUTS; i++)
+        yes &= !k->in[i] || k->in_step[i][a] == k->in_step[i][b] * n;
+    return yes;
+}
+
 static int one_axis(const fd_walk *k, int a)  /* are axes a and a + 1 one longer axis, for every operand? */
 {
     int64_t n = k->shape[a + 1];
@@ -196,6 +221,39 @@ static int one_axis(const fd_walk *k, int a)  /* are axes a and a + 1 one longer
     for (int i = 0; i < FD_INPUTS; i++)
         one &= !k->in[i] || k->in_step[i][a] == k->in_step[i][a + 1] * n;
     return one;
+}
+
+/* Where a run would cross the mask's order: axes ..., of columns, of runs.  Both are joined, until long enough, from axes
+ * that are no one axis for every operand: those of runs follow one another in memory, those of columns in the mask. */
+static void plan_crossed(fd_walk *k)
+{
+    const int last = k->ndim - 1;
+    int first = last, from = 0;
+    k->column_axis = k->run_axis = 0;
+    k->crossed = k->joined = 0;
+    if (k->m_step[last] == 0 || k->m_step[last] == 1 || k->p_step[last] != 0)
+        return;
+    while (from < last && !(k->m_step[from] == 1 && k->p_step[from] == 0))
+        from++;
+    if (from == last)
+        return;
+    k->crossed = 1;
+    k->run = k->shape[last];
+    while (k->run < ALONG && first - 1 != from && in_line(k, first - 1, last, k->run)) {
+        first--;
+        k->run *= k->shape[first];
+    }
+    k->run_axis = first;
+    k->joined = k->run <= 64 && in_line(k, from, last, k->run);
+    for (k->columns = 1; from < first;) {
+        move_axis(k, from, --first);
+        k->columns *= k->shape[first];
+        if (k->columns >= ACROSS || k->joined)
+            break;
+        for (from = 0; from < first && !(k->m_step[from] == k->columns && k->p_step[from] == 0);)
+            from++;
+    }
+    k->column_axis = first;
 }
 
 void fd_plan(fd_walk *k)
@@ -244,30 +302,25 @@ void fd_plan(fd_walk *k)
     }
     k->ndim = ndim;
 
-    /* Store past the cache when x and y together are larger than what a cache is likely to hold, and y is not x. */
     const int last = ndim - 1;
+    k->packs = k->y_step[last] != item;
+    for (int i = 0; i < FD_INPUTS; i++)
+        k->packs |= k->in[i] && k->in_step[i][last] != item;
+
+    plan_crossed(k);
+    const int64_t n = k->shape[last], together = k->joined ? k->run * k->columns : k->crossed ? k->run : n;
     k->far = size * item > NEAR_BYTES;
-    k->bypass = k->y != k->in[0] && k->y != k->in[1] && size * item >= BYPASS_BYTES && k->shape[last] * item >= BYPASS_RUN;
-
-    k->crossed = 0;
-    if (k->m_step[last] != 0 && k->m_step[last] != 1 && k->p_step[last] == 0)
-        for (int a = 0; a < last; a++)
-            if (k->m_step[a] == 1 && k->p_step[a] == 0 && k->shape[a] > 1) {
-                move_axis(k, a, last - 1);
-                k->crossed = 1;
-                break;
-            }
-
-    const int64_t n = k->shape[last];
+    /* Store past the cache when x and y together are larger than what a cache is likely to hold, and y is not x. */
+    k->bypass = k->y != k->in[0] && k->y != k->in[1] && k->y_step[last] == item && size * item >= BYPASS_BYTES
+             && together * item >= BYPASS_RUN;
     k->rows = size / n;
     k->tiles = k->rows_a_unit = 1;
     k->ahead = 0;
     if (k->crossed) {
-        int64_t runs = (n + ALONG - 1) / ALONG, strips = (k->shape[last - 1] + ACROSS - 1) / ACROSS;
-        k->rows /= k->shape[last - 1];
-        k->tiles = runs * strips;
+        k->rows = size / (k->run * k->columns);
+        k->tiles = (k->run + ALONG - 1) / ALONG * ((k->columns + ACROSS - 1) / ACROSS);
         k->units = k->rows * k->tiles;
-        k->ahead = k->shape[last - 1] < ACROSS && (uint64_t)k->m_step[last] <= ACROSS;
+        k->ahead = k->columns < ACROSS && (uint64_t)k->m_step[last] <= ACROSS;
         return;
     }
     if (n > FD_TILE) {
@@ -293,20 +346,19 @@ static void step_place(place *s, const fd_walk *k, int axis, int64_t n)
     s->m += (uint64_t)n * (uint64_t)k->m_step[axis];
 }
 
-static place place_of_row(const fd_walk *k, int axes, int64_t row, int64_t *at)  /* row, at: over the first `axes` axes */
+/* Moves s to row number `row` of the axes from `first` up to `end`; `at` is where that is along each. */
+static void go_to_row(place *s, const fd_walk *k, int first, int end, int64_t row, int64_t *at)
 {
-    place s = {.y = k->y, .in = {k->in[0], k->in[1], k->in[2]}, .p = k->p, .m = k->mask.offset};
-    for (int a = axes - 1; a >= 0; a--) {
+    for (int a = end - 1; a >= first; a--) {
         at[a] = row % k->shape[a];
         row /= k->shape[a];
-        step_place(&s, k, a, at[a]);
+        step_place(s, k, a, at[a]);
     }
-    return s;
 }
 
-static void next_row(place *s, const fd_walk *k, int axes, int64_t *at)
+static void next_row(place *s, const fd_walk *k, int first, int end, int64_t *at)
 {
-    for (int a = axes - 1; a >= 0; a--) {
+    for (int a = end - 1; a >= first; a--) {
         if (++at[a] < k->shape[a]) {
             step_place(s, k, a, 1);
             return;
@@ -359,62 +411,81 @@ static void turn(uint64_t row[64])
 
 static void run_crossed(const fd_walk *k, window *w, place s, int64_t i0, int64_t j0)
 {
-    const int last = k->ndim - 1, across = last - 1;
-    const int64_t rows = k->shape[last] - i0 < ALONG ? k->shape[last] - i0 : ALONG;
-    const int64_t columns = k->shape[across] - j0 < ACROSS ? k->shape[across] - j0 : ACROSS;
+    const int64_t rows = k->run - i0 < ALONG ? k->run - i0 : ALONG;
+    const int64_t columns = k->columns - j0 < ACROSS ? k->columns - j0 : ACROSS;
     const uint64_t threshold = fd_threshold(*s.p);
     const double scale = fd_scale(*s.p);
     uint64_t square[ACROSS / 64][ALONG / 64][64];
-    step_place(&s, k, last, i0);
-    step_place(&s, k, across, j0);
+    int64_t at[FD_MAX_NDIM];
+    go_to_row(&s, k, k->run_axis, k->ndim, i0, at);
     if (rows < ALONG)
         memset(square, 0, sizeof square);
+    place row = s;
     for (int64_t i = 0; i < rows; i++) {
-        const uint64_t *bits = bits_along(w, k, s.m + (uint64_t)i * (uint64_t)k->m_step[last], (size_t)columns, threshold, NULL);
+        const uint64_t *bits = bits_along(w, k, row.m + (uint64_t)j0, (size_t)columns, threshold, NULL);
         for (int64_t j = 0; j < columns; j += 64)
             square[j / 64][i / 64][i % 64] = bits[j / 64];
+        next_row(&row, k, k->run_axis, k->ndim, at);
+    }
+    for (int64_t j = 0; j < columns; j += 64)
+        for (int64_t i = 0; i < rows; i += 64)
+            turn(square[j / 64][i / 64]);
+    go_to_row(&s, k, k->column_axis, k->run_axis, j0, at);
+    if (k->joined) {  /* short runs, one after the other */
+        uint64_t bits[ACROSS + 2];
+        memset(bits, 0, (size_t)(columns * rows / 64 + 2) * 8);
+        for (int64_t j = 0, bit = 0; j < columns; j++, bit += rows) {
+            uint64_t some = square[j / 64][0][j % 64];
+            bits[bit / 64] |= some << (bit % 64);
+            bits[bit / 64 + 1] |= some >> 1 >> (63 - bit % 64);
+        }
+        apply_run(k, &s, bits, (size_t)(columns * rows), scale);
+        return;
     }
     for (int64_t j = 0; j < columns; j++) {
         uint64_t bits[ALONG / 64 + 1];
-        for (int64_t i = 0; i < rows; i += 64) {
-            if (j % 64 == 0)
-                turn(square[j / 64][i / 64]);
+        for (int64_t i = 0; i < rows; i += 64)
             bits[i / 64] = square[j / 64][i / 64][j % 64];
-        }
         apply_run(k, &s, bits, (size_t)rows, scale);
-        step_place(&s, k, across, 1);
+        next_row(&s, k, k->column_axis, k->run_axis, at);
     }
 }
 
 static void run_units(const fd_walk *k, int64_t unit, int64_t end)
 {
     const int last = k->ndim - 1;
+    const place start = {.y = k->y, .in = {k->in[0], k->in[1], k->in[2]}, .p = k->p, .m = k->mask.offset};
     const int64_t n = k->shape[last];
     int64_t at[FD_MAX_NDIM];
+    place s;
     window w;
     w.first = w.count = 0;
     if (k->crossed) {
-        int64_t runs = (n + ALONG - 1) / ALONG;
+        const int64_t runs = (k->run + ALONG - 1) / ALONG;
         for (; unit < end; unit++) {
             int64_t tile = unit % k->tiles;
-            run_crossed(k, &w, place_of_row(k, last - 1, unit / k->tiles, at), tile % runs * ALONG, tile / runs * ACROSS);
+            s = start;
+            go_to_row(&s, k, 0, k->column_axis, unit / k->tiles, at);
+            run_crossed(k, &w, s, tile % runs * ALONG, tile / runs * ACROSS);
         }
         return;
     }
     if (k->tiles > 1) {
         for (; unit < end; unit++) {  /* rows within a tile, so that a mask shared by rows is made once */
             int64_t tile = unit / k->rows, from = tile * FD_TILE, to = from + FD_TILE;
-            place s = place_of_row(k, last, unit % k->rows, at);
+            s = start;
+            go_to_row(&s, k, 0, last, unit % k->rows, at);
             step_place(&s, k, last, from);
             run_row(k, &w, s, (to < n ? to : n) - from);
         }
         return;
     }
     int64_t row = unit * k->rows_a_unit, stop = end * k->rows_a_unit;
-    place s = place_of_row(k, last, row, at);
+    s = start;
+    go_to_row(&s, k, 0, last, row, at);
     for (; row < stop && row < k->rows; row++) {
         run_row(k, &w, s, n);
-        next_row(&s, k, last, at);
+        next_row(&s, k, 0, last, at);
     }
 }
 

@@ -5,6 +5,7 @@ tiles, strides or slices.
 """
 
 import functools
+import itertools
 import math
 import os
 import re
@@ -402,6 +403,28 @@ def test_read_only_input(engine):
     x = np.ones(5)
     x.flags.writeable = False
     assert fd.dropout(x, 0.5, rng=0)[0].flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(3, 1030, 70), (5, 7, 37, 30), (2, 3, 40, 41), (9, 8, 6, 5, 4)])
+@pytest.mark.parametrize("kind", ["whole", "part", "spatial", "stored"])
+def test_every_order_of_axes_in_memory(engine, identical, shape, kind):
+    """Large enough that runs, columns and rows of axes are joined, cut and left with a rest."""
+    x = np.linspace(1, 2, math.prod(shape), dtype=np.float32).reshape(shape)
+    mask = fd.mask(shape, 0.3, rng=6)
+    if kind == "part":
+        mask = fd.mask((*shape[:-1], shape[-1] + 9), 0.3, rng=6)[..., 5:-4]
+    elif kind == "spatial":
+        mask = fd.mask(shape[:2] + (1,) * (len(shape) - 2), 0.3, rng=6)
+    elif kind == "stored":
+        mask = mask.stored()
+    wanted = np.where(np.broadcast_to(mask.keep(), shape), x * np.float32(1 / 0.7), np.float32(0))
+    for order in itertools.permutations(range(len(shape))):
+        there = np.argsort(order)
+        a = np.ascontiguousarray(x.transpose(order)).transpose(there)
+        y = mask.apply(a)
+        assert y.strides == a.strides
+        identical(y, wanted)
+        identical(mask.apply(a, np.empty_like(x)), wanted)
 
 
 def test_in_place(engine, dtype, identical):

@@ -50,6 +50,23 @@ def test_memory_order_is_followed_across_the_masks(order):
     assert not way["y packed"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "order", "size", "joined"),
+    [
+        ((64, 64, 64, 64), (3, 2, 1, 0), (4096, 4096), False),  # short axes: several make a run, several a column
+        ((8, 3, 90, 90), (0, 2, 3, 1), (3, 8100), True),  # three channels: runs too short for a call each
+        ((8, 64, 90, 90), (0, 2, 3, 1), (64, 8100), True),
+        ((300, 400), (1, 0), (300, 400), False),
+    ],
+)
+def test_runs_across_the_mask_are_long_and_use_the_bits_that_are_made(shape, order, size, joined):
+    x = np.ones([shape[a] for a in order], np.float32).transpose(np.argsort(order))
+    way = core.way(np.empty_like(x), x, fd.mask(shape, 0.1, rng=0))
+    assert way["bits"] == "across"
+    assert way["runs and columns"] == size
+    assert way["runs joined"] == joined
+
+
 def test_strided_input_is_packed_tile_by_tile():
     x = np.ones((64, 2000), np.float32)[:, ::2]
     way = core.way(np.empty(x.shape, x.dtype), x, fd.mask(x.shape, 0.1, rng=0))
