@@ -8,7 +8,7 @@ pass needs is the scores and one number a row, from which the probabilities are 
 import numpy as np
 
 from . import backends
-from .buffers import as_array, check_out, new_like, overlaps, view
+from .buffers import as_array, check_out, new_like, on_cuda, on_device, overlaps, view
 from .mask import Mask, _fit_p, check_p, plain
 from .rng import as_rng
 
@@ -61,6 +61,10 @@ def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=N
     array([[-0.125, -0.125,  0.375, -0.125],
            [ 0.   ,  0.   ,  0.   ,  0.   ]])
     """
+    if type(scores) is not np.ndarray and on_device(scores):
+        return on_cuda().softmax_dropout(
+            scores, p, axis=axis, attention_mask=attention_mask, rng=rng, mask=mask, training=training, out=out
+        )
     scores = as_array(view(scores, "scores"), "scores")
     axis = _axis(axis, scores)
     if mask is None:
@@ -110,6 +114,10 @@ def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_ma
     >>> fd.softmax_dropout_backward(np.array([[1.0, 0.0]]), scores, log_sum, mask)
     array([[ 0.25, -0.25]])
     """
+    if type(dy) is not np.ndarray and on_device(dy):
+        return on_cuda().softmax_dropout_backward(
+            dy, scores, log_sum, mask, axis=axis, attention_mask=attention_mask, out=out
+        )
     scores = as_array(view(scores, "scores"), "scores")
     dy = as_array(view(dy, "dy"), "dy")
     axis = _axis(axis, scores)

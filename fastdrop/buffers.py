@@ -18,6 +18,30 @@ except ImportError:
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
+def on_device(x):
+    """Does ``x`` lie in CUDA memory? Asks its type, and no driver."""
+    kind = type(x)
+    device = getattr(kind, "__dlpack_device__", None)
+    if device is not None:
+        return int(device(x)[0]) in (2, 13)  # kDLCUDA, kDLCUDAManaged
+    return hasattr(kind, "__cuda_array_interface__") or hasattr(kind, "__cuda_ndarray__")
+
+
+def on_cuda(dtype=None):
+    """The functions for arrays that are `on_device`, imported when the first of them comes."""
+    from . import cuda  # made of what imports this file, and of numba.cuda, which starts the driver
+
+    if dtype is not None:
+        raise TypeError(f"dtype must not be given for a device array, which says what it holds, got {dtype!r}")
+    return cuda
+
+
+def on_host(function, x):
+    """Raise TypeError if ``x`` is a device array: ``function`` is not there for them."""
+    if type(x) is not np.ndarray and on_device(x):
+        raise TypeError(f"{function} is not there for arrays in CUDA memory, got a {type(x).__name__}")
+
+
 def lend(function, *inputs, out=None, dtype=None, names=("x",), **kwargs):
     """Call ``function(*inputs, out=out)`` with ndarrays over the memory of ``out`` and of the inputs with ``names``.
 

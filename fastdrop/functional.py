@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import backends
-from .buffers import joint_shape, lend
+from .buffers import joint_shape, lend, on_cuda, on_device
 from .mask import Mask, _fit_p, check_mask_shape, check_p, run, spread, target
 from .rng import as_rng
 
@@ -65,6 +65,8 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
         done = backends.short_way(x, p, rng, out)
         if done is not None:
             return done
+    if type(x) is not np.ndarray and on_device(x):
+        return on_cuda(dtype).dropout(x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out)
     if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
         return lend(
             dropout, x, p, out=out, dtype=dtype, rng=rng, mask=mask, training=training, mask_shape=mask_shape

@@ -8,7 +8,7 @@ worked on in float32 and rounded once.
 import numpy as np
 
 from . import backends
-from .buffers import as_array, check_out, lend, new_like, overlaps
+from .buffers import as_array, check_out, lend, new_like, on_cuda, on_device, overlaps
 from .mask import Mask, _fit_p, check_mask_shape, check_p, check_shape, plain
 from .rng import as_rng
 
@@ -57,6 +57,10 @@ def dropout_add(
     array([[10., 10., 16., 18.],
            [10., 10., 10., 10.]])
     """
+    if type(x) is not np.ndarray and on_device(x):
+        return on_cuda(dtype).dropout_add(
+            x, residual, p, bias=bias, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out
+        )
     inputs = {"x": x, "residual": residual}
     if bias is not None:
         inputs["bias"] = bias
@@ -105,6 +109,8 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     """
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+    if type(dy) is not np.ndarray and on_device(dy):
+        return on_cuda(dtype).dropout_add_backward(dy, mask, bias_shape=bias_shape, out=out)
     if bias_shape is None:
         return mask.backward(dy, out=out, dtype=dtype), None
     bias_shape = check_shape(bias_shape, "bias_shape")
@@ -173,6 +179,9 @@ def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     array([[0., 0., 2., 0.]])
     """
 
+    if type(x) is not np.ndarray and on_device(x):
+        return on_cuda(dtype).relu_dropout(x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out)
+
     def run(y, mask, x):
         backends.current().relu_dropout(y, x, mask)
 
@@ -205,6 +214,9 @@ def relu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     TypeError, ValueError
         As `dropout`.
     """
+
+    if type(dy) is not np.ndarray and on_device(dy):
+        return on_cuda(dtype).relu_dropout_backward(dy, x, mask, out=out)
 
     def run(dx, mask, dy, x):
         backends.current().relu_dropout_backward(dx, dy, x, mask)
@@ -251,6 +263,9 @@ def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     array([[ 0.   ,  0.   ,  3.909, -0.091]])
     """
 
+    if type(x) is not np.ndarray and on_device(x):
+        return on_cuda(dtype).gelu_dropout(x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out)
+
     def run(y, mask, x):
         backends.current().gelu_dropout(y, x, mask)
 
@@ -282,6 +297,9 @@ def gelu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     TypeError, ValueError
         As `dropout`.
     """
+
+    if type(dy) is not np.ndarray and on_device(dy):
+        return on_cuda(dtype).gelu_dropout_backward(dy, x, mask, out=out)
 
     def run(dx, mask, dy, x):
         backends.current().gelu_dropout_backward(dx, dy, x, mask)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import backends
-from .buffers import as_array, check_out, new_like, overlaps, view
+from .buffers import as_array, check_out, new_like, on_cuda, on_device, on_host, overlaps, view
 from .functional import dropout
 from .mask import check_shape
 
@@ -73,6 +73,7 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
     >>> db
     array([[-0.25,  0.25]])
     """
+    on_host("kl_div", a)
     call = _Call(a, b, out, temperature, pad_mask, reduction)
     call.run("kl")
     return call.reduce(call.loss), *call.gradients()
@@ -105,6 +106,8 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=
     >>> round(loss, 6)
     0.137327
     """
+    if type(a) is not np.ndarray and on_device(a):
+        return on_cuda().symmetric_kl(a, b, pad_mask=pad_mask, reduction=reduction, temperature=temperature, out=out)
     call = _Call(a, b, out, temperature, pad_mask, reduction)
     call.run("symmetric_kl")
     return call.reduce(call.loss), *call.gradients()
@@ -136,6 +139,7 @@ def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
     >>> round(loss, 6)
     0.693147
     """
+    on_host("js_div", a)
     call = _Call(a, b, out, temperature, pad_mask, reduction)
     call.run("js")
     return call.reduce(call.loss), *call.gradients()
@@ -185,6 +189,7 @@ def cross_entropy(
     >>> da[0]
     array([-0.375,  0.125,  0.125,  0.125])
     """
+    on_host("cross_entropy", a)
     call = _Call(a, None, None if out is None else (out,), temperature, pad_mask, reduction)
     call.take_labels(labels, label_smoothing, ignore_index)
     call.run("cross_entropy")
@@ -265,7 +270,12 @@ def r_drop(
     >>> round(result.ce, 6), round(result.kl, 6), round(result.loss, 6)
     (0.490415, 0.137327, 0.627741)
     """
-    alpha = _number(alpha, "alpha")
+    if type(a) is not np.ndarray and on_device(a):
+        return on_cuda().r_drop(
+            a, b, labels, alpha=alpha, pad_mask=pad_mask, reduction=reduction, label_smoothing=label_smoothing,
+            ignore_index=ignore_index, temperature=temperature, out=out,
+        )  # fmt: skip
+    alpha = number(alpha, "alpha")
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
     call = _Call(a, b, out, temperature, pad_mask, reduction)
@@ -307,6 +317,8 @@ def r_drop_pair(x, p, *, rng=None, out=None):
     <BLANKLINE>
            [[0., 0., 0., 0.]]])
     """
+    if type(x) is not np.ndarray and on_device(x):
+        return on_cuda().dropout(x, p, rng=rng, mask_shape=(2, *x.shape), out=out)
     x = as_array(view(x, "x"), "x")
     wide = np.broadcast_to(x, check_shape((2, *x.shape)))
     return dropout(wide, p, rng=rng, out=np.empty(wide.shape, x.dtype.newbyteorder("=")) if out is None else out)
@@ -325,7 +337,7 @@ class _Call:
                 raise TypeError(f"b must have a's dtype {first.dtype}, got {x.dtype}")
         self.lead, self.n = first.shape[:-1], first.shape[-1]
         self.rows = math.prod(self.lead)
-        self.temperature = _number(temperature, "temperature")
+        self.temperature = number(temperature, "temperature")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
         if reduction not in REDUCTIONS:
@@ -366,7 +378,7 @@ class _Call:
             raise ValueError(f"pad_mask must broadcast to the rows' shape {self.lead}, got {pad_mask.shape}") from None
 
     def take_labels(self, labels, smoothing, ignore_index):
-        self.smoothing = _number(smoothing, "label_smoothing")
+        self.smoothing = number(smoothing, "label_smoothing")
         if not 0 <= self.smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1], got {self.smoothing}")
         labels = np.asarray(labels)
@@ -458,7 +470,8 @@ def _as_rows(x):
     return x if x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > 0 else None
 
 
-def _number(value, name):
+def number(value, name):
+    """Return ``value`` as a float; raise if it is none."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -16,7 +16,19 @@ from contextlib import suppress
 import numpy as np
 
 from . import backends
-from .buffers import FLOATS, as_array, check_out, joint_shape, lend, new_like, overlaps, room, view
+from .buffers import (
+    FLOATS,
+    as_array,
+    check_out,
+    joint_shape,
+    lend,
+    new_like,
+    on_cuda,
+    on_device,
+    overlaps,
+    room,
+    view,
+)
 from .rng import MASK64, as_rng
 
 try:  # in C they are quick to make and to read, and memoryview(mask) gives the packed bits, before Python 3.12 too
@@ -385,6 +397,8 @@ class Mask(Fields):
         array([[0., 0., 2., 2.],
                [0., 0., 2., 2.]], dtype=float32)
         """
+        if type(x) is not np.ndarray and on_device(x):
+            return on_cuda(dtype).apply(self, x, out)
         if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
             return lend(self.apply, x, out=out, dtype=dtype)
         x = spread(x, self._shape, "x")
@@ -427,6 +441,8 @@ class Mask(Fields):
         """
         if x_shape is not None:
             x_shape = check_shape(x_shape, "x_shape")
+        if type(dy) is not np.ndarray and on_device(dy):
+            return on_cuda(dtype).backward(self, dy, x_shape, out)
         if type(dy) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
             return lend(self.backward, dy, x_shape, out=out, dtype=dtype, names=("dy",))
         as_array(dy, "dy")

@@ -17,7 +17,7 @@ import operator
 import numpy as np
 
 from . import backends
-from .buffers import as_array, lend, new_like, room
+from .buffers import as_array, lend, new_like, on_cuda, on_device, on_host, room
 from .mask import Mask, check_p, mask, plain
 
 SCRATCH = 5  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
@@ -71,6 +71,8 @@ def multi_sample_dropout(x, p, samples, *, rng=None):
     array([2., 0., 2., 4.])
     """
     if type(x) is not np.ndarray:
+        if on_device(x):
+            return on_cuda().multi_sample_dropout(x, p, samples, rng=rng)
         return lend(multi_sample_dropout, x, p, samples, rng=rng)
     masks = _masks(as_array(x, "x"), p, samples, rng)
     return masks.apply(x), masks
@@ -97,6 +99,8 @@ def multi_sample_dropout_backward(dy, mask):
         If ``dy`` or ``mask`` is of another type or shape.
     """
     if type(dy) is not np.ndarray:
+        if on_device(dy):
+            return on_cuda().multi_sample_dropout_backward(dy, mask)
         return lend(multi_sample_dropout_backward, dy, mask, names=("dy",))
     _check_mask(mask)
     as_array(dy, "dy")
@@ -152,6 +156,8 @@ def multi_sample_mean(x, p, samples, *, rng=None):
     True
     """
     if type(x) is not np.ndarray:
+        if on_device(x):
+            return on_cuda().multi_sample_mean(x, p, samples, rng=rng)
         return lend(multi_sample_mean, x, p, samples, rng=rng)
     masks = _masks(as_array(x, "x"), p, samples, rng)
     return _mean(x, masks), masks
@@ -177,6 +183,8 @@ def multi_sample_mean_backward(dy, mask):
         If ``dy`` or ``mask`` is of another type or shape.
     """
     if type(dy) is not np.ndarray:
+        if on_device(dy):
+            return on_cuda().multi_sample_mean_backward(dy, mask)
         return lend(multi_sample_mean_backward, dy, mask, names=("dy",))
     _check_mask(mask)
     as_array(dy, "dy")
@@ -238,6 +246,7 @@ def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
     >>> bool(np.allclose(mean, logits.mean(axis=0)))
     True
     """
+    on_host("multi_sample_linear", x)
     x, W = _operands(x, W)
     if b is not None:
         b = np.asarray(b)
@@ -288,6 +297,7 @@ def multi_sample_linear_backward(dlogits, x, W, mask):
     >>> dx.shape, dW.shape, db
     ((2, 6), (6, 3), array([8., 8., 8.]))
     """
+    on_host("multi_sample_linear_backward", dlogits)
     x, W = _operands(x, W)
     _check_mask(mask)
     if mask.shape[1:] != x.shape:

@@ -28,6 +28,7 @@ if SIMULATED:
     from fastdrop import cuda
     from fastdrop import numba as rule
     from fastdrop.backends import reference
+    from fastdrop.cuda import arrays
 else:
 
     def test_in_its_own_process():
@@ -54,7 +55,7 @@ if SIMULATED:
         return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
 
     def put(array):
-        return device.to_device(np.array(array))
+        return device.to_device(np.array(array, order="C"))
 
     def got(array):
         return array.copy_to_host()
@@ -89,14 +90,14 @@ if SIMULATED:
     def test_dropout_is_the_reference(name, n, p):
         x = random(n, name)
         mask = fd.mask(n, p, rng=n)
-        y, used = cuda.dropout(put(x), mask=mask)
+        y, used = fd.dropout(put(x), mask=mask)
         want = np.empty_like(x)
         reference.apply(want, x, mask)
         assert used == mask
         same_bits(got(y), want)
-        same_bits(got(cuda.dropout_backward(put(x), mask)), want)
+        same_bits(got(fd.dropout_backward(put(x), mask)), want)
         in_place = put(x)
-        assert cuda.apply(mask, in_place, in_place) is in_place
+        assert mask.apply(in_place, in_place) is in_place
         same_bits(got(in_place), want)
 
     @pytest.mark.parametrize("name", ["float32", "bfloat16"])
@@ -106,7 +107,7 @@ if SIMULATED:
         x = random(700, name)
         want = np.empty_like(x)
         reference.apply(want, x, mask)
-        same_bits(got(cuda.apply(mask, put(x))), want)
+        same_bits(got(mask.apply(put(x))), want)
 
     @pytest.mark.parametrize(
         ("mask_shape", "key", "x_shape", "p"),
@@ -128,7 +129,7 @@ if SIMULATED:
         x = random(x_shape)
         want = np.empty_like(x)
         reference.apply(want, x, mask)
-        same_bits(got(cuda.apply(mask, put(x))), want)
+        same_bits(got(mask.apply(put(x))), want)
 
     def test_any_strides():
         base = random((6, 10, 8))
@@ -137,7 +138,7 @@ if SIMULATED:
             want = np.empty(x.shape, x.dtype)
             reference.apply(want, np.ascontiguousarray(x), mask)
             y = np.zeros((*x.shape, 2), np.float32)[..., 1]
-            cuda.apply(mask, type(put(base))(x), type(put(base))(y))
+            mask.apply(type(put(base))(x), type(put(base))(y))
             same_bits(y, want)
 
     def test_sliced_bits():
@@ -149,11 +150,11 @@ if SIMULATED:
 
     def test_mask_shape_and_training():
         x = random((4, 6))
-        y, mask = cuda.dropout(put(x), 0.5, rng=1, mask_shape=(4, None))
+        y, mask = fd.dropout(put(x), 0.5, rng=1, mask_shape=(4, None))
         assert mask.shape == (4, 1)
         same_bits(got(y), fd.dropout(x, mask=mask)[0])
         given = put(x)
-        assert cuda.dropout(given, 0.5, training=False)[0] is given
+        assert fd.dropout(given, 0.5, training=False)[0] is given
 
     # -- fused ---------------------------------------------------------------------------------------------------------
 
@@ -164,7 +165,7 @@ if SIMULATED:
         x, r = random(shape, name), random(shape, name, 1)
         bias = random(shape[-1:], name, 2) if with_bias else None
         wide = np.float64 if name == "float64" else np.float32
-        y, mask = cuda.dropout_add(put(x), put(r), 0.3, bias=put(bias) if with_bias else None, rng=4)
+        y, mask = fd.dropout_add(put(x), put(r), 0.3, bias=put(bias) if with_bias else None, rng=4)
         with np.errstate(all="ignore"):
             value = x.astype(wide) + bias.astype(wide) if with_bias else x.astype(wide)
             kept = np.where(mask.keep(), value * wide(mask.scale), wide(0))
@@ -175,7 +176,7 @@ if SIMULATED:
     def test_bias_gradient(name):
         dy = np.random.default_rng(0).standard_normal((300, 9)).astype(dtype_of(name))
         mask = fd.mask((300, 9), 0.3, rng=4)
-        dx, db = cuda.dropout_add_backward(put(dy), mask, bias=True)
+        dx, db = fd.dropout_add_backward(put(dy), mask, bias_shape=(9,))
         masked = mask.apply(dy)
         same_bits(got(dx), masked)
         want = masked.astype(np.float64).sum(0)
@@ -186,12 +187,12 @@ if SIMULATED:
     @pytest.mark.parametrize(("n", "p"), [(256, 0.3), (101, 0.3), (64, [0.1, 0.3, 0.5])])
     def test_multi_sample_mean(name, n, p):
         x = np.random.default_rng(0).standard_normal(n).astype(dtype_of(name))
-        y, mask = cuda.multi_sample_mean(put(x), p, 3, rng=2)
+        y, mask = fd.multi_sample_mean(put(x), p, 3, rng=2)
         assert mask.shape == (3, n)
         want = np.empty_like(x)
         reference.sample_mean(want, x, mask)
         same_bits(got(y), want)
-        np.testing.assert_array_equal(got(cuda.multi_sample_mean_backward(put(x), mask)), got(y))
+        np.testing.assert_array_equal(got(fd.multi_sample_mean_backward(put(x), mask)), got(y))
 
     def softmax(scores, allowed=None):
         scores = scores.astype(np.float64)
@@ -214,7 +215,7 @@ if SIMULATED:
             allowed[1] = False
             extra = allowed if attention == "allow" else np.where(allowed, 0, -np.inf)
             extra = put(extra.astype(bool if attention == "allow" else "f8" if name == "float64" else "f4"))
-        y, mask, saved = cuda.softmax_dropout(put(scores), 0.3, attention_mask=extra, rng=5)
+        y, mask, saved = fd.softmax_dropout(put(scores), 0.3, attention_mask=extra, rng=5)
         p = softmax(scores, allowed)
         keep = np.asarray(mask)
         rounding = {"float64": 1e-14, "float32": 1e-6, "bfloat16": 1e-2}[name]
@@ -222,7 +223,7 @@ if SIMULATED:
         dy = rng.standard_normal(shape).astype(dtype_of(name))
         g = dy.astype(np.float64) * keep
         want = p * (g - (g * p).sum(-1, keepdims=True))
-        ds = cuda.softmax_dropout_backward(put(dy), put(scores), saved, mask, attention_mask=extra)
+        ds = fd.softmax_dropout_backward(put(dy), put(scores), saved, mask, attention_mask=extra)
         np.testing.assert_allclose(got(ds).astype(np.float64), want, rtol=rounding * 10, atol=rounding)
 
     # -- losses --------------------------------------------------------------------------------------------------------
@@ -249,13 +250,13 @@ if SIMULATED:
         with np.errstate(all="ignore"):
             want = fd.r_drop(a, b, labels, pad_mask=pad, **options)
             kl = fd.symmetric_kl(a, b, pad_mask=pad, reduction=reduction, temperature=temperature)
-        result = cuda.r_drop(put(a), put(b), put(labels), pad_mask=put(pad), **options)
+        result = fd.r_drop(put(a), put(b), put(labels), pad_mask=put(pad), **options)
         rtol = 1e-12 if name == "float64" else 2e-6
         np.testing.assert_allclose(got(result.loss), want.loss, rtol=rtol)
         np.testing.assert_allclose(got(result.ce), want.ce, rtol=rtol)
         np.testing.assert_allclose(got(result.kl), want.kl, rtol=rtol)
         rounding = {"float64": 1e-12, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[name]
-        both = cuda.symmetric_kl(put(a), put(b), pad_mask=put(pad), reduction=reduction, temperature=temperature)
+        both = fd.symmetric_kl(put(a), put(b), pad_mask=put(pad), reduction=reduction, temperature=temperature)
         np.testing.assert_allclose(got(both[0]), kl[0], rtol=rtol)
         for grad, right in ((result.da, want.da), (result.db, want.db), (both[1], kl[1]), (both[2], kl[2])):
             right = right.astype(np.float64)
@@ -270,34 +271,34 @@ if SIMULATED:
         b = (a + gap * rng.standard_normal((3, 300))).astype(np.float32)
         la, lb = log_softmax(a), log_softmax(b)
         want = ((np.exp(la) - np.exp(lb)) * (la - lb)).sum(-1) / 2
-        loss, _, _ = cuda.symmetric_kl(put(a), put(b), reduction="none")
+        loss, _, _ = fd.symmetric_kl(put(a), put(b), reduction="none")
         np.testing.assert_allclose(got(loss), want, rtol=2e-6)
 
     def test_hard_logits_give_no_nan():
         a = np.array([[1e4, -1e4, 0], [-np.inf, 1, 2], [5, 5, 5]], np.float32)
         b = np.array([[9e3, -1e4, 0], [-np.inf, 2, 1], [5, 5, 5]], np.float32)
-        loss, da, db = cuda.symmetric_kl(put(a), put(b), reduction="none")
+        loss, da, db = fd.symmetric_kl(put(a), put(b), reduction="none")
         assert np.isfinite(got(loss)).all()
         assert np.isfinite(got(da)).all()
         assert np.isfinite(got(db)).all()
         assert got(da)[1, 0] == got(db)[1, 0] == got(loss)[2] == 0
         b[1, 0] = 0  # allowed on one side only
-        loss, da, db = cuda.symmetric_kl(put(a), put(b), reduction="none")
+        loss, da, db = fd.symmetric_kl(put(a), put(b), reduction="none")
         assert got(loss)[1] == np.inf
         assert (got(da)[1] == 0).all()
         assert (got(db)[1] == 0).all()
         one = np.ones((2, 1), np.float32)
-        loss, da, _ = cuda.symmetric_kl(put(one), put(one * 3))
+        loss, da, _ = fd.symmetric_kl(put(one), put(one * 3))
         assert got(loss) == 0
         assert (got(da) == 0).all()
 
     def test_rows_all_ignored_and_a_label_that_is_no_class():
         a = random((2, 4)) * 0 + 1
         a[~np.isfinite(a)] = 1
-        none = cuda.r_drop(put(a), put(a), put(np.array([-100, -100])), alpha=1.0)
+        none = fd.r_drop(put(a), put(a), put(np.array([-100, -100])), alpha=1.0)
         assert got(none.loss) == 0
         assert (got(none.da) == 0).all()
-        wrong = cuda.r_drop(put(a), put(a), put(np.array([0, 7])), alpha=1.0, reduction="none")
+        wrong = fd.r_drop(put(a), put(a), put(np.array([0, 7])), alpha=1.0, reduction="none")
         np.testing.assert_array_equal(np.isnan(got(wrong.loss)), [False, True])
 
     # -- users' own kernels --------------------------------------------------------------------------------------------
@@ -322,63 +323,305 @@ if SIMULATED:
         with pytest.raises(TypeError, match="x must be a device array, got a ndarray in host memory"):
             cuda.apply(mask, np.ones(8, np.float32))
         with pytest.raises(TypeError, match="out must be a device array"):
-            cuda.apply(mask, x, np.ones(8, np.float32))
+            mask.apply(x, np.ones(8, np.float32))
         with pytest.raises(TypeError, match=r"x must be float32.* got dtype int32"):
-            cuda.apply(mask, put(np.ones(8, np.int32)))
+            mask.apply(put(np.ones(8, np.int32)))
         with pytest.raises(TypeError, match="out must be float32, got dtype float64"):
-            cuda.apply(mask, x, put(np.ones(8)))
+            mask.apply(x, put(np.ones(8)))
         with pytest.raises(ValueError, match=r"out must have shape \(8,\), got \(7,\)"):
-            cuda.apply(mask, x, put(np.ones(7, np.float32)))
-        with pytest.raises(ValueError, match=r"mask's shape \(8,\) must broadcast"):
-            cuda.apply(mask, put(np.ones(9, np.float32)))
+            mask.apply(x, put(np.ones(7, np.float32)))
+        with pytest.raises(ValueError, match=r"x of shape \(9,\) does not broadcast with the mask's shape \(8,\)"):
+            mask.apply(put(np.ones(9, np.float32)))
         memory = np.zeros(12, np.float32)
         fake = type(x)
         with pytest.raises(ValueError, match="out must be an input itself or not overlap"):
-            cuda.apply(mask, fake(memory[:8]), fake(memory[2:10]))
+            mask.apply(fake(memory[:8]), fake(memory[2:10]))
         odd = np.zeros(40, np.uint8)[1:33].view(np.float32)
         with pytest.raises(ValueError, match="aligned to its 4-byte elements"):
-            cuda.apply(mask, fake(odd))
+            mask.apply(fake(odd))
         frozen = np.ones(8, np.float32)
         frozen.flags.writeable = False
         with pytest.raises(ValueError, match="writable"):
-            cuda.apply(mask, x, fake(frozen))
-        with pytest.raises(TypeError, match="from_keep"):
-            cuda.apply(fd.Mask.from_keep(np.ones(8, bool), 0.5), x)
-        with pytest.raises(ValueError, match="residual must have shape"):
-            cuda.dropout_add(x, put(np.ones(7, np.float32)), 0.5)
-        with pytest.raises(ValueError, match=r"alpha must be at least 0, got -1"):
-            cuda.r_drop(x, x, x, alpha=-1)
+            mask.apply(x, fake(frozen))
+        with pytest.raises(ValueError, match=r"residual of shape \(7,\) must broadcast to \(8,\)"):
+            fd.dropout_add(x, put(np.ones(7, np.float32)), 0.5)
+        with pytest.raises(ValueError, match=r"alpha must be at least 0 and finite, got -1"):
+            fd.r_drop(x, x, x, alpha=-1)
         with pytest.raises(ValueError, match="reduction must be one of"):
-            cuda.symmetric_kl(x, x, reduction="average")
-        with pytest.raises(ValueError, match="samples must be at least 1"):
-            cuda.multi_sample_mean(x, 0.5, 0)
+            fd.symmetric_kl(x, x, reduction="average")
+        with pytest.raises(ValueError, match="samples must be an integer of at least 1"):
+            fd.multi_sample_mean(x, 0.5, 0)
         with pytest.raises(TypeError, match="stream must be a CUDA stream"):
             cuda.apply(mask, x, stream="fast")
 
     def test_a_call_that_raises_takes_no_mask():
         rng, x, short = fd.Rng(3), put(np.ones(8, np.float32)), put(np.ones(7, np.float32))
-        for call in (cuda.dropout, cuda.softmax_dropout):
+        for call in (fd.dropout, fd.softmax_dropout):
             with pytest.raises(ValueError, match="out must have shape"):
                 call(x, 0.5, rng=rng, out=short)
-        with pytest.raises(ValueError, match="residual must have shape"):
-            cuda.dropout_add(x, short, 0.5, rng=rng)
+        with pytest.raises(ValueError, match=r"residual of shape \(7,\) must broadcast to \(8,\)"):
+            fd.dropout_add(x, short, 0.5, rng=rng)
         with pytest.raises(ValueError, match="out must have shape"):
             cuda.multi_sample_mean(x, 0.5, 2, rng=rng, out=short)
         assert rng.stream == 0
 
     def test_wrong_device_is_named(monkeypatch):
         x, residual = put(np.ones(8, np.float32)), put(np.ones(8, np.float32))
-        describe = cuda._Simulated.describe
+        describe = arrays._Simulated.describe
 
         def elsewhere(self, x, name, stream):
             array = describe(self, x, name, stream)
             array.device = int(name == "residual")
             return array
 
-        monkeypatch.setattr(cuda._Simulated, "describe", elsewhere)
+        monkeypatch.setattr(arrays._Simulated, "describe", elsewhere)
         with pytest.raises(ValueError, match="residual must lie on device 0, got device 1"):
-            cuda.dropout_add(x, residual, 0.5)
+            fd.dropout_add(x, residual, 0.5)
 
-    def test_empty_arrays():
-        x = put(np.empty((0, 3), np.float32))
-        assert got(cuda.dropout(x, 0.5, rng=0)[0]).shape == (0, 3)
+    def test_what_is_not_there_is_named():
+        x = put(np.ones((2, 4), np.float32))
+        mask = fd.mask((2, 6), 0.5, rng=0)
+        with pytest.raises(ValueError, match=r"axis must be the last one on the device, got 0 for shape \(2, 4\)"):
+            fd.softmax_dropout(x, 0.5, axis=0)
+        with pytest.raises(ValueError, match="mask must be no part of another on the device for this"):
+            fd.softmax_dropout(x, mask=mask[:, 1:5], p=None)
+        for function in (fd.kl_div, fd.js_div):
+            with pytest.raises(TypeError, match=rf"{function.__name__} is not there for arrays in CUDA memory, got a "):
+                function(x, x)
+        with pytest.raises(TypeError, match="cross_entropy is not there for arrays in CUDA memory"):
+            fd.cross_entropy(x, [0, 1])
+        with pytest.raises(TypeError, match="multi_sample_linear is not there for arrays in CUDA memory"):
+            fd.multi_sample_linear(x, x, None, 0.5, 2)
+        with pytest.raises(TypeError, match="dtype must not be given for a device array"):
+            fd.dropout(x, 0.5, dtype="float32")
+        turned = type(x)(np.ones((4, 2), np.float32).T)
+        with pytest.raises(ValueError, match="a must be C-contiguous here"):
+            fd.symmetric_kl(turned, x)
+        with pytest.raises(ValueError, match="p must be one number or one for each of 2 samples"):
+            fd.multi_sample_mean(x, [0.1, 0.2, 0.3], 2)
+
+    def test_out_that_cannot_be_written_to_is_named():
+        x = put(np.ones((2, 4), np.float32))
+        wide = type(x)(np.lib.stride_tricks.as_strided(np.ones(4, np.float32), (2, 4), (0, 4)))
+        with pytest.raises(ValueError, match=r"out must have a place for each element, got steps \(0, 1\)"):
+            fd.dropout(x, 0.5, out=wide)
+        a, b, labels = put(np.ones((2, 4), np.float32)), put(np.ones((2, 4), np.float32)), put(np.zeros(2, np.int64))
+        with pytest.raises(ValueError, match="must not overlap each other or the other's logits"):
+            fd.r_drop(a, b, labels, alpha=1, out=(b, a))
+        with pytest.raises(TypeError, match="out must be a pair of arrays"):
+            fd.symmetric_kl(a, b, out=a)
+        with pytest.raises(TypeError, match="out must be a device array, got a ndarray in host memory"):
+            fd.dropout(x, 0.5, out=np.ones((2, 4), np.float32))
+        with pytest.raises(TypeError, match="labels must be a device array, got a ndarray in host memory"):
+            fd.r_drop(a, b, np.zeros(2, np.int64), alpha=1)
+
+    @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), ()])
+    def test_empty_and_0d_arrays(shape):
+        on_host = np.full(shape, 3.0, np.float32)
+        x = put(on_host)
+        mask = fd.mask(shape, 0.5, rng=0)
+        for y in (
+            mask.apply(x), mask.backward(x), fd.dropout(x, 0.5, rng=0)[0], fd.relu_dropout(x, mask=mask)[0],
+            fd.gelu_dropout_backward(x, x, mask), fd.dropout_add(x, x, mask=mask)[0],
+        ):  # fmt: skip
+            assert got(y).shape == shape
+        np.testing.assert_array_equal(got(mask.apply(x)), mask.apply(on_host))
+        assert got(fd.multi_sample_dropout(x, 0.5, 2, rng=0)[0]).shape == (2, *shape)
+        np.testing.assert_array_equal(
+            got(fd.multi_sample_mean(x, 0.5, 2, rng=0)[0]), fd.multi_sample_mean(on_host, 0.5, 2, rng=0)[0]
+        )
+        np.testing.assert_array_equal(
+            got(fd.dropout_add_backward(x, mask, bias_shape=shape[-1:])[1]),
+            fd.dropout_add_backward(on_host, mask, bias_shape=shape[-1:])[1],
+        )
+        if shape:
+            y, _, saved = fd.softmax_dropout(x, mask=mask, p=None)
+            assert got(y).shape == got(fd.softmax_dropout_backward(x, x, saved, mask)).shape == shape
+        if shape == (0, 3):
+            result = fd.r_drop(x, x, put(np.zeros(0, np.int64)), alpha=1.0)
+            assert got(result.loss) == got(result.kl) == 0
+            assert got(result.da).shape == shape
+
+    # -- the public functions on everything that goes element by element -----------------------------------------------
+
+    MASKS = {
+        "plain": ((3, 40), 0.3),
+        "p for each row": ((3, 40), [0.1, 0.5, 0.9]),
+        "p for each element": ((3, 2), [[0.0, 0.5], [0.5, 1.0], [0.2, 0.7]]),
+        "shared": ((1, 40), 0.3),
+        "a decision for each row": ((3, 1), 0.5),
+    }
+
+    def masks_for(kind):
+        shape, p = MASKS[kind]
+        mask = fd.mask(shape, p, rng=fd.Rng(2**63 + 5, 2**40))
+        return [mask, mask.stored(), fd.mask((5, 60), 0.3, rng=8)[1 : 1 + shape[0], 7 : 7 + shape[1]]]
+
+    def calls(mask, x, other, row):
+        """(name, result) of each elementwise function of the package, on the host or on the device."""
+        wide = x[:, : mask.shape[1]] if 1 < mask.shape[1] < 40 else x
+        other = other[:, : wide.shape[1]]
+        yield mask.apply(wide)
+        yield mask.backward(wide)
+        yield fd.dropout(wide, mask=mask)[0]
+        yield fd.dropout_add(wide, other, mask=mask)[0]
+        yield fd.dropout_add(wide, other, mask=mask, bias=row[: wide.shape[1]])[0]
+        yield fd.dropout_add(wide, other[:1], mask=mask, bias=other[:, :1])[0]
+        yield fd.relu_dropout(wide, mask=mask)[0]
+        yield fd.relu_dropout_backward(other, wide, mask)
+
+    @pytest.mark.parametrize("kind", MASKS)
+    @pytest.mark.parametrize("name", ["float32", "bfloat16"])
+    def test_every_mask_in_every_elementwise_function(kind, name):
+        x, other, row = random((3, 40), name), random((3, 40), name, 1), random(40, name, 2)
+        for mask in masks_for(kind):
+            found = calls(mask, put(x), put(other), put(row))
+            with np.errstate(all="ignore"):
+                wanted = list(calls(mask, x, other, row))
+            for a, b in zip(found, wanted, strict=True):
+                same_bits(got(a), b)
+
+    @pytest.mark.parametrize("name", DTYPES)
+    def test_gelu_is_the_cpu_s_within_its_tolerance(name):
+        x = np.linspace(-9, 9, 120).astype(dtype_of(name)).reshape(3, 40)
+        dy = random((3, 40), name, 1)
+        dy[~np.isfinite(dy)] = 1
+        mask = fd.mask((3, 40), 0.3, rng=1)
+        y = got(fd.gelu_dropout(put(x), mask=mask)[0]).astype(np.float64)
+        dx = got(fd.gelu_dropout_backward(put(dy), put(x), mask)).astype(np.float64)
+        rounding = {"float64": 1e-15, "float32": 4e-7, "float16": 1e-3, "bfloat16": 8e-3}[name]
+        atol = rounding * 1.5 * np.maximum(1, abs(x.astype(np.float64)))
+        assert (abs(y - fd.gelu_dropout(x, mask=mask)[0].astype(np.float64)) <= atol).all()
+        want = fd.gelu_dropout_backward(dy, x, mask).astype(np.float64)
+        assert (abs(dx - want) <= 4 * rounding * np.maximum(1, abs(want))).all()
+
+    @pytest.mark.parametrize("name", DTYPES)
+    def test_samples_apart_and_their_gradient(name):
+        x = random((3, 13), name)
+        for p in (0.4, [0.1, 0.5, 0.9, 0.0]):
+            y, mask = fd.multi_sample_dropout(put(x), p, 4, rng=3)
+            with np.errstate(all="ignore"):
+                want, same = fd.multi_sample_dropout(x, p, 4, rng=3)
+                gradient = fd.multi_sample_dropout_backward(want, mask)
+            assert mask == same
+            same_bits(got(y), want)
+            same_bits(got(fd.multi_sample_dropout_backward(put(want), mask)), gradient)
+            same_bits(got(fd.multi_sample_mean(put(x), p, 4, rng=3)[0]), fd.multi_sample_mean(x, p, 4, rng=3)[0])
+        y, mask = fd.r_drop_pair(put(x), 0.4, rng=3)
+        same_bits(got(y), fd.r_drop_pair(x, 0.4, rng=3)[0])
+
+    def test_a_stored_mask_of_samples():
+        x = random(70)
+        mask = fd.mask((3, 70), 0.4, rng=3).stored()
+        same_bits(got(fd.multi_sample_mean_backward(put(x), mask)), fd.multi_sample_mean_backward(x, mask))
+
+    @pytest.mark.parametrize("x_shape", [(7,), (1, 7), (4, 1), (1, 1), ()])
+    @pytest.mark.parametrize("mask_shape", [(4, 7), (3, 4, 7)])
+    def test_gradient_of_an_x_that_was_broadcast(x_shape, mask_shape):
+        mask = fd.mask(mask_shape, 0.4, rng=3)
+        x, dy = random(x_shape), np.random.default_rng(0).standard_normal(mask_shape)
+        same_bits(got(mask.apply(put(x))), mask.apply(x))
+        dx = got(mask.backward(put(dy), x_shape=x_shape))
+        assert dx.shape == x_shape
+        np.testing.assert_allclose(dx, mask.backward(dy, x_shape=x_shape), rtol=1e-12, atol=1e-12)
+        out = put(np.empty(x_shape))
+        assert mask.backward(put(dy), x_shape=x_shape, out=out) is out
+        np.testing.assert_array_equal(got(out), dx)
+
+    @pytest.mark.parametrize("bias_shape", [(9,), (30, 1), (1, 1), (30, 9), ()])
+    def test_gradient_of_any_bias(bias_shape):
+        dy = np.random.default_rng(0).standard_normal((30, 9))
+        for mask in (fd.mask((30, 9), 0.3, rng=4), fd.mask((30, 9), 0.3, rng=4).stored(), fd.mask((30, 1), 0.3, rng=4)):
+            given = put(dy)
+            dx, dbias = fd.dropout_add_backward(given, mask, bias_shape=bias_shape, out=given)
+            want, want_bias = fd.dropout_add_backward(dy, mask, bias_shape=bias_shape)
+            assert dx is given
+            same_bits(got(dx), want)
+            np.testing.assert_allclose(got(dbias), want_bias, rtol=1e-12, atol=1e-12)
+        assert fd.dropout_add_backward(given, mask)[1] is None
+
+    @pytest.mark.parametrize("source", ["a p for each head", "stored"])
+    def test_masks_of_attention(source):
+        scores = np.random.default_rng(0).standard_normal((2, 3, 37))
+        mask = fd.mask(scores.shape, [[0.1, 0.2, 0.3], [0.5, 0.9, 0.0]] if source != "stored" else 0.3, rng=5)
+        mask = mask.stored() if source == "stored" else mask
+        y, _, saved = fd.softmax_dropout(put(scores), mask=mask, p=None)
+        want, _, log_sum = fd.softmax_dropout(scores, mask=mask, p=None)
+        np.testing.assert_allclose(got(y), want, rtol=1e-12)
+        dy = np.random.default_rng(1).standard_normal(scores.shape)
+        want = fd.softmax_dropout_backward(dy, scores, log_sum, mask)
+        found = fd.softmax_dropout_backward(put(dy), put(scores), saved, mask)
+        np.testing.assert_allclose(got(found), want, rtol=1e-9, atol=1e-12)
+
+    def test_gradients_over_their_logits():
+        a, b = np.random.default_rng(1).standard_normal((2, 4, 70)).astype(np.float32)
+        labels = np.array([0, 69, 3, -100])
+        want = fd.r_drop(a, b, labels, alpha=0.7)
+        on_device = put(a), put(b)
+        result = fd.r_drop(*on_device, put(labels), alpha=0.7, out=on_device)
+        assert result.da is on_device[0]
+        assert result.db is on_device[1]
+        np.testing.assert_allclose(got(result.loss), want.loss, rtol=2e-6)
+        np.testing.assert_allclose(got(result.da), want.da, atol=1e-7)
+        np.testing.assert_allclose(got(result.db), want.db, atol=1e-7)
+
+    def test_packed_bits_of_any_mask():
+        for kind in MASKS:
+            for mask in masks_for(kind):
+                packed = got(cuda.bits(mask, like=put(np.zeros(1, np.float32))))
+                np.testing.assert_array_equal(packed, mask.bits())
+
+    def test_a_launch_for_each_p_is_the_same(monkeypatch):
+        from fastdrop.backends import numba_cuda
+
+        x = random((3, 40))
+        mask = fd.mask((3, 40), [0.1, 0.5, 0.9], rng=1)
+        monkeypatch.setattr(numba_cuda, "PART", 40)
+        same_bits(got(mask.apply(put(x))), mask.apply(x))
+
+    # -- torch's way through the border, with its tensors in host memory -----------------------------------------------
+
+    @pytest.fixture
+    def torch(monkeypatch):
+        module = pytest.importorskip("torch")
+
+        class OnHost(arrays._Torch):
+            def current_stream(self, x):
+                return 0
+
+            def describe(self, x, name, stream):
+                array = super().describe(x, name, stream)
+                array.device = 0
+                return array
+
+            flat = arrays._Simulated.flat
+
+        monkeypatch.setitem(arrays._LIBRARIES, "torch", OnHost())
+        monkeypatch.setattr(arrays, "on_device", lambda x: True)
+        return module
+
+    @pytest.mark.parametrize("name", DTYPES)
+    def test_torch_in_torch_out(torch, name):
+        x = torch.linspace(-2, 2, 60, dtype=getattr(torch, name)).reshape(5, 12)
+        on_host = x.view(torch.int16).numpy().view(dtype_of(name)) if name == "bfloat16" else x.numpy()
+        y, mask = cuda.dropout(x, 0.3, rng=1)
+        assert type(y) is torch.Tensor
+        assert y.dtype is x.dtype
+        np.testing.assert_array_equal(y.double().numpy(), mask.apply(on_host).astype(np.float64))
+        y = cuda.apply(mask[:, 3:9], x[:, 3:9].T.contiguous().T)  # strides
+        np.testing.assert_array_equal(y.double().numpy(), mask[:, 3:9].apply(on_host[:, 3:9]).astype(np.float64))
+        result = cuda.r_drop(x, x.flip(0), torch.arange(5), alpha=1.0)
+        want = fd.r_drop(on_host, on_host[::-1].copy(), np.arange(5), alpha=1.0)
+        assert result.loss.shape == ()
+        np.testing.assert_allclose(float(result.loss), want.loss, rtol=2e-6)
+
+    def test_torch_tensors_that_cannot_be_taken(torch):
+        x = torch.ones(8)
+        with pytest.raises(TypeError, match=r"x must not require grad.* pass x.detach\(\)"):
+            cuda.dropout(x.clone().requires_grad_())
+        with pytest.raises(TypeError, match="x must be a strided tensor, got layout torch"):
+            cuda.dropout(x.to_sparse())
+        with pytest.raises(TypeError, match=r"x must be float32.* got dtype int64"):
+            cuda.dropout(x.long())
+        with pytest.raises(ValueError, match="out must be an input itself or not overlap it"):
+            cuda.dropout(x[:6], out=x[2:])

@@ -1,0 +1,386 @@
+"""CUDA kernels on rows: attention weights, losses on pairs of logits. The rest stands in `numba_cuda`.
+
+A row is one block of threads, which sums in an order that is fixed by the row's length: the same bits at each run.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+from numba import cuda, types
+
+from . import numba_rule as rule
+from .numba_cuda_parts import (
+    AXES,
+    DTYPES,
+    EACH,
+    SOURCES,
+    THREADS,
+    chances,
+    flags4,
+    kept_byte,
+    launch_rows,
+    locate,
+    p_steps,
+    real,
+    source,
+    stored_bits,
+    wide,
+)
+
+ALLOW, ADD = 1, 2  # kinds of attention mask
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+
+
+@rule.inline
+def _row_of_block():
+    """The row of a block of threads; the last blocks may have none."""
+    return np.int64(cuda.blockIdx.y) * np.int64(cuda.gridDim.x) + np.int64(cuda.blockIdx.x)
+
+
+def _build_for(sources, widen, narrow, computed):
+    """Kernels of one dtype, arithmetic in the type ``computed``."""
+    shared_type = types.float64 if computed is np.float64 else types.float32
+    exp, log, expm1 = math.exp, math.log, math.expm1
+
+    # -- rows: one block each, sums by a tree over its threads ---------------------------------------------------------
+
+    @rule.inline
+    def total(shared, value):
+        thread = cuda.threadIdx.x
+        cuda.syncthreads()
+        shared[thread] = value
+        width = THREADS // 2
+        while width > 0:
+            cuda.syncthreads()
+            if thread < width:
+                shared[thread] += shared[thread + width]
+            width //= 2
+        cuda.syncthreads()
+        return shared[0]
+
+    @rule.inline
+    def largest(shared, value):
+        thread = cuda.threadIdx.x
+        cuda.syncthreads()
+        shared[thread] = value
+        width = THREADS // 2
+        while width > 0:
+            cuda.syncthreads()
+            if thread < width:
+                shared[thread] = max(shared[thread], shared[thread + width])
+            width //= 2
+        cuda.syncthreads()
+        return shared[0]
+
+    @rule.inline
+    def score(scores, seen, kind, at, there):
+        """A score under its attention mask: none, bools that allow, or numbers to add."""
+        if kind == ALLOW and not seen[there]:
+            return computed(-np.inf)
+        if kind == ADD:
+            return widen(scores[at]) + computed(seen[there])
+        return widen(scores[at])
+
+    @cuda.jit(cache=True)
+    def softmax_dropout(
+        y, saved, scores, rows, columns, seen, seen_kind, lead, steps, each_steps,
+        offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
+    ):  # fmt: skip
+        # Attention weights. `saved` takes the largest score and 1 / sum of each row, which the backward needs.
+        assert sources
+        shared = cuda.shared.array(THREADS, shared_type)
+        row = _row_of_block()
+        if row >= rows:
+            return
+        start = row * columns
+        there = locate(row, lead, steps)
+        step = steps[AXES]
+        if kind & EACH:
+            each = locate(row, lead, each_steps)
+            threshold, scale = np.uint64(thresholds[each]), scales[each]
+        top = computed(-np.inf)
+        for c in range(cuda.threadIdx.x, columns, THREADS):
+            top = max(top, score(scores, seen, seen_kind, start + c, there + c * step))
+        top = largest(shared, top)
+        if top == computed(-np.inf):
+            top = computed(0)  # a row with nothing to look at: every term below is 0, and so is the row
+        part = computed(0)
+        for c in range(cuda.threadIdx.x, columns, THREADS):
+            part += exp(score(scores, seen, seen_kind, start + c, there + c * step) - top)
+        whole = total(shared, part)
+        share = computed(1) / whole if whole != computed(0) else computed(0)
+        if cuda.threadIdx.x == 0:
+            saved[2 * row] = top
+            saved[2 * row + 1] = share
+        skew = np.int64((offset + np.uint64(start)) & np.uint64(3))
+        aligned = offset + np.uint64(start) - np.uint64(skew)
+        for g in range(4 * cuda.threadIdx.x, columns + skew, 4 * THREADS):
+            flags = flags4(seed, stream, aligned + np.uint64(g), threshold, stored, kind)
+            for k in range(4):
+                c = g + k - skew
+                if 0 <= c < columns:
+                    p = exp(score(scores, seen, seen_kind, start + c, there + c * step) - top) * share
+                    y[start + c] = narrow(rule.select(kept_byte(flags, k), p, scale))
+
+    @cuda.jit(cache=True)
+    def softmax_dropout_backward(
+        dscores, dy, saved, scores, rows, columns, seen, seen_kind, lead, steps, each_steps,
+        offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
+    ):  # fmt: skip
+        # With p the softmax and g = select(mask, dy): dscores = p * (g - sum(g * p)).
+        assert sources
+        shared = cuda.shared.array(THREADS, shared_type)
+        row = _row_of_block()
+        if row >= rows:
+            return
+        start = row * columns
+        there = locate(row, lead, steps)
+        step = steps[AXES]
+        if kind & EACH:
+            each = locate(row, lead, each_steps)
+            threshold, scale = np.uint64(thresholds[each]), scales[each]
+        top, share = saved[2 * row], saved[2 * row + 1]
+        skew = np.int64((offset + np.uint64(start)) & np.uint64(3))
+        aligned = offset + np.uint64(start) - np.uint64(skew)
+        dot = computed(0)
+        for sweep in range(2):
+            part = computed(0)
+            for g in range(4 * cuda.threadIdx.x, columns + skew, 4 * THREADS):
+                flags = flags4(seed, stream, aligned + np.uint64(g), threshold, stored, kind)
+                for k in range(4):
+                    c = g + k - skew
+                    if 0 <= c < columns:
+                        p = exp(score(scores, seen, seen_kind, start + c, there + c * step) - top) * share
+                        kept = rule.select(kept_byte(flags, k), widen(dy[start + c]), scale)
+                        if sweep == 0:
+                            part += kept * p
+                        else:
+                            dscores[start + c] = narrow(p * (kept - dot))
+            if sweep == 0:
+                dot = total(shared, part)
+
+    @rule.inline
+    def terms(a, b, top_a, top_b, share_a, share_b, shift_ab):
+        """p, q, p - q and t = log(p / q) of one class; all 0 where both logits are -inf.
+
+        p - q comes from expm1(t), so that it keeps its digits where the two distributions nearly agree.
+        """
+        p = exp(a - top_a) * share_a
+        q = exp(b - top_b) * share_b
+        t = computed(0) if a == b else a - b
+        t = t - shift_ab if p != computed(0) or q != computed(0) else computed(0)
+        gap = computed(0)
+        if t < computed(0):
+            gap = q * expm1(t)
+        elif t > computed(0):
+            gap = -p * expm1(-t)
+        return p, q, gap, t
+
+    @cuda.jit(cache=True)
+    def pair_loss(
+        loss, ce, kl, da, db, a, b, labels, ignored, count, rows, columns,
+        has_labels, has_ignored, ignore_index, smoothing, alpha, sharpness, factor, divide,
+    ):  # fmt: skip
+        # Of each row, of the logits times `sharpness`: ce = (CE(a) + CE(b)) / 2 if there are labels,
+        # kl = (KL(a || b) + KL(b || a)) / 2, and the gradients of factor * (ce + alpha * kl), over count[0] if asked.
+        assert sources
+        shared = cuda.shared.array(THREADS, shared_type)
+        row = _row_of_block()
+        if row >= rows:
+            return
+        start = row * columns
+        thread = cuda.threadIdx.x
+        label = np.int64(-1)
+        skip = has_ignored and ignored[row] != 0
+        if has_labels:
+            label = np.int64(labels[row])
+            skip = skip or label == ignore_index
+        if skip:
+            for c in range(thread, columns, THREADS):
+                da[start + c] = narrow(computed(0))
+                db[start + c] = narrow(computed(0))
+            if thread == 0:
+                loss[row] = ce[row] = kl[row] = computed(0)
+            return
+        top_a = top_b = computed(-np.inf)
+        for c in range(thread, columns, THREADS):
+            top_a = max(top_a, widen(a[start + c]) * sharpness)
+            top_b = max(top_b, widen(b[start + c]) * sharpness)
+        top_a = largest(shared, top_a)
+        top_b = largest(shared, top_b)
+        if top_a == computed(-np.inf):
+            top_a = computed(0)
+        if top_b == computed(-np.inf):
+            top_b = computed(0)
+        sum_a = sum_b = all_a = all_b = computed(0)
+        for c in range(thread, columns, THREADS):
+            la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
+            sum_a += exp(la - top_a)
+            sum_b += exp(lb - top_b)
+            if smoothing > computed(0):
+                all_a += la
+                all_b += lb
+        sum_a, sum_b = total(shared, sum_a), total(shared, sum_b)
+        share_a = computed(1) / sum_a if sum_a > computed(0) else computed(0)
+        share_b = computed(1) / sum_b if sum_b > computed(0) else computed(0)
+        log_a = log(sum_a) if sum_a > computed(0) else computed(0)
+        log_b = log(sum_b) if sum_b > computed(0) else computed(0)
+        shift_ab = (top_a - top_b) + (log_a - log_b)
+        both = mean_p = mean_q = one_sided = computed(0)
+        for c in range(thread, columns, THREADS):
+            la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
+            p, q, gap, t = terms(la, lb, top_a, top_b, share_a, share_b, shift_ab)
+            if (la == computed(-np.inf)) != (lb == computed(-np.inf)):
+                one_sided = computed(1)
+            else:
+                both += gap * t
+                mean_p += p * t
+                mean_q += q * t
+        both, mean_p, mean_q = total(shared, both), total(shared, mean_p), total(shared, mean_q)
+        infinite = largest(shared, one_sided) > computed(0)  # then the gradient of kl has no value, and is left out
+        smooth = smoothing / computed(columns)
+        all_a, all_b = total(shared, all_a), total(shared, all_b)
+        empty = sum_a == computed(0) and sum_b == computed(0)  # every class is masked: no distribution, no loss
+        if thread == 0:
+            kl[row] = computed(np.inf) if infinite else computed(0.5) * both
+            ce[row] = computed(0)
+            if has_labels and not empty:
+                ce[row] = computed(np.nan)  # a label that is no class
+                if 0 <= label < columns:
+                    hard = (top_a + log_a) + (top_b + log_b)
+                    if smoothing < computed(1):
+                        on_label = widen(a[start + label]) * sharpness + widen(b[start + label]) * sharpness
+                        hard -= (computed(1) - smoothing) * on_label
+                    if smoothing > computed(0):
+                        hard -= smooth * (all_a + all_b)
+                    ce[row] = computed(0.5) * hard
+            loss[row] = ce[row] + (alpha * kl[row] if alpha > computed(0) else computed(0))
+        cuda.syncthreads()  # da may be a, whose label has been read
+        half = computed(0.5) * sharpness * (factor / computed(count[0]) if divide else factor)
+        share_kl = computed(0) if infinite else alpha
+        for c in range(thread, columns, THREADS):
+            la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
+            p, q, gap, t = terms(la, lb, top_a, top_b, share_a, share_b, shift_ab)
+            ga = gb = computed(0)
+            if share_kl > computed(0):
+                ga = share_kl * (p * (t - mean_p) + gap)
+                gb = -share_kl * (q * (t - mean_q) + gap)
+            if has_labels and not empty:
+                target = smooth + (computed(1) - smoothing if c == label else computed(0))
+                ga += p - target
+                gb += q - target
+            da[start + c] = narrow(half * ga)
+            db[start + c] = narrow(half * gb)
+
+    @rule.inline
+    def add(whole, lost, value):
+        """Kahan's sum: a thread may have thousands of terms. What an infinity loses is no number."""
+        value = value - lost
+        more = whole + value
+        return more, ((more - whole) - value if abs(more) < computed(np.inf) else computed(0))
+
+    @cuda.jit(cache=True)
+    def count_rows(count, labels, ignored, rows, has_labels, has_ignored, ignore_index):
+        # How many rows are not ignored, at least 1; the first block's work.
+        assert sources
+        if cuda.blockIdx.x > 0:
+            return
+        shared = cuda.shared.array(THREADS, shared_type)
+        n = computed(0)
+        for row in range(cuda.threadIdx.x, rows, THREADS):
+            skip = has_ignored and ignored[row] != 0
+            if has_labels:
+                skip = skip or np.int64(labels[row]) == ignore_index
+            n += computed(0) if skip else computed(1)
+        n = total(shared, n)
+        if cuda.threadIdx.x == 0:
+            count[0] = max(n, computed(1))
+
+    @cuda.jit(cache=True)
+    def sum_rows(loss, whole_ce, whole_kl, ce, kl, count, rows, alpha, factor, divide):
+        # The first block's work.
+        assert sources
+        if cuda.blockIdx.x > 0:
+            return
+        shared = cuda.shared.array(THREADS, shared_type)
+        part_ce = part_kl = lost_ce = lost_kl = computed(0)
+        for row in range(cuda.threadIdx.x, rows, THREADS):
+            part_ce, lost_ce = add(part_ce, lost_ce, ce[row])
+            part_kl, lost_kl = add(part_kl, lost_kl, kl[row])
+        part_ce, part_kl = total(shared, part_ce), total(shared, part_kl)
+        if cuda.threadIdx.x == 0:
+            scale = factor / computed(count[0]) if divide else factor
+            whole_ce[0] = part_ce * scale
+            whole_kl[0] = part_kl * scale
+            loss[0] = whole_ce[0] + (alpha * whole_kl[0] if alpha > computed(0) else computed(0))
+
+    return {kernel.py_func.__name__: kernel for kernel in (
+        softmax_dropout, softmax_dropout_backward, pair_loss, count_rows, sum_rows,
+    )}  # fmt: skip
+
+
+@cache
+def kernels_of(dtype):
+    """The kernels of one dtype by name."""
+    return _build_for(SOURCES, *DTYPES[dtype][:3])
+
+
+# -- launches ----------------------------------------------------------------------------------------------------------
+
+
+def softmax_dropout(y, saved, scores, attention, mask, stream):
+    """y = select(mask, softmax of scores along the last axis); ``saved``, two numbers a row, is for the backward."""
+    arrays = y.kernel_argument(), saved.kernel_argument(), scores.kernel_argument()
+    _attention_rows("softmax_dropout", arrays, scores, attention, mask, stream)
+
+
+def softmax_dropout_backward(dscores, dy, saved, scores, attention, mask, stream):
+    """dscores from dy and from what `softmax_dropout` was given and saved."""
+    arrays = [one.kernel_argument() for one in (dscores, dy, saved, scores)]
+    _attention_rows("softmax_dropout_backward", arrays, scores, attention, mask, stream)
+
+
+def _attention_rows(name, arrays, scores, attention, mask, stream):
+    *lead, columns = scores.shape
+    seen, seen_kind, seen_steps = scores.stand_in("uint8"), 0, (0,) * len(scores.shape)
+    if attention is not None:
+        seen, seen_kind = attention.kernel_argument(), ALLOW if attention.dtype == "bool" else ADD
+        seen_steps = attention.steps
+    *each_steps, _ = p_steps(mask, scores.shape)
+    shape, steps, each_steps = wide(lead, seen_steps[:-1], each_steps)
+    launch_rows(
+        kernels_of(scores.dtype)[name], math.prod(lead), stream, *arrays, math.prod(lead), columns,
+        seen, seen_kind, shape, (*steps, seen_steps[-1]), each_steps,
+        np.uint64(mask._offset), *source(mask), *chances(mask, scores, stream), *stored_bits(mask, scores, stream),
+    )  # fmt: skip
+
+
+def pair_loss(
+    totals, loss, ce, kl, count, da, db, a, b, labels, ignored, stream,
+    *, alpha, reduction, ignore_index, smoothing, sharpness,
+):  # fmt: skip
+    """Per-row ce and kl of two logits, their gradients, and then the totals loss, ce and kl, unless they are None."""
+    kernels, number = kernels_of(a.dtype), real(a.dtype)
+    columns = a.shape[-1]
+    rows = a.size // columns
+    divide = reduction == "mean"
+    factor = number(1.0 / max(1, a.shape[0]) if reduction == "batchmean" and len(a.shape) > 1 else 1.0)
+    flags = labels is not None, ignored is not None
+    marks = [
+        kl.stand_in(dtype) if one is None else one.kernel_argument()
+        for one, dtype in ((labels, "int64"), (ignored, "uint8"))
+    ]
+    counted = count.kernel_argument()
+    if divide:
+        launch_rows(kernels["count_rows"], 1, stream, counted, *marks, rows, *flags, ignore_index)
+    arrays = [one.kernel_argument() for one in (loss, ce, kl, da, db, a, b)]
+    numbers = number(smoothing), number(alpha), number(sharpness), factor, divide
+    if rows:
+        launch_rows(
+            kernels["pair_loss"], rows, stream, *arrays, *marks, counted, rows, columns, *flags, ignore_index, *numbers
+        )
+    if totals is not None:
+        whole = [one.kernel_argument() for one in totals]
+        launch_rows(kernels["sum_rows"], 1, stream, *whole, *arrays[1:3], counted, rows, number(alpha), factor, divide)
