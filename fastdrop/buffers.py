@@ -7,6 +7,7 @@ in an exception's traceback, whose frames would keep a ``bytearray`` from being 
 
 import math
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -29,7 +30,9 @@ def on_device(x):
 
 def on_cuda(dtype=None):
     """The functions for arrays that are `on_device`, imported when the first of them comes."""
-    from . import cuda  # made of what imports this file, and of numba.cuda, which starts the driver
+    if "numba_cuda" not in sys.modules and find_spec("numba_cuda") is None:
+        raise ImportError("arrays in CUDA memory need the package numba-cuda: pip install 'fastdrop[cuda]'")
+    from . import cuda  # which imports this file
 
     if dtype is not None:
         raise TypeError(f"dtype must not be given for a device array, which says what it holds, got {dtype!r}")

@@ -318,12 +318,52 @@ def test_torch_that_requires_grad():
         fd.dropout(torch.ones(3, requires_grad=True))
 
 
-@pytest.mark.parametrize("device", [2, 10, 14])
+@pytest.mark.parametrize("device", [4, 8, 10, 14])  # OpenCL, Metal, ROCm, oneAPI; CUDA's goes to fastdrop.cuda
 def test_memory_of_another_device_is_not_touched(device):
     with pytest.raises(TypeError, match=f"x must lie in CPU memory, got a DLPack on DLPack device type {device}"):
         fd.dropout(DLPack(None, (device, 0)))
     with pytest.raises(TypeError, match="out must lie in CPU memory"):
         MASK.apply(X, DLPack(None, (device, 0)))
+
+
+def test_cuda_memory_is_no_out_for_an_array_in_cpu_memory():
+    with pytest.raises(TypeError, match="out must lie in CPU memory, got a DLPack on DLPack device type 2"):
+        MASK.apply(X, DLPack(None, (2, 0)))
+
+
+def test_cuda_memory_without_numba_cuda_says_what_to_install(fresh_python):
+    code = """
+import sys
+class Array:
+    def __dlpack_device__(self):
+        return 2, 0
+import fastdrop as fd
+fd.buffers.find_spec = lambda name: None
+try:
+    fd.dropout(Array())
+except ImportError as error:
+    assert "pip install 'fastdrop[cuda]'" in str(error), error
+else:
+    raise AssertionError
+"""
+    done = fresh_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_arrays_in_cpu_memory_import_no_numba(fresh_python):
+    code = """
+import sys, torch, fastdrop as fd
+fd.use_backend("reference")
+x = torch.ones(8)
+y, mask = fd.dropout(x, 0.5, rng=0)
+fd.dropout_add(x, x, mask=mask)
+fd.softmax_dropout(x, 0.5, rng=0)
+fd.symmetric_kl(x, x)
+assert not [name for name in sys.modules if name.startswith(("numba", "fastdrop.cuda"))]
+"""
+    pytest.importorskip("torch")
+    done = fresh_python(code)
+    assert done.returncode == 0, done.stderr
 
 
 # -- nothing is copied -------------------------------------------------------------------------------------------------
