@@ -12,19 +12,48 @@
 enum { FD_TILE = 4096 };  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
 
 struct fd_row_kernels;  /* rows.h */
-typedef void (*fd_elementwise)(void *y, const void *const in[FD_INPUTS], const uint64_t *bits, size_t n, double scale, int bypass);
+
+/* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more than
+ * n / 64.  `bypass`: store past the cache; the caller fences.  It is done in pieces: whoever calls it with from = 0, to = a,
+ * then from = a, to = b and so on until `to` is n or more, a, b ... multiples of 64, has done it all, once. */
+typedef struct {
+    void *y;
+    const void *in[FD_INPUTS];
+    const uint64_t *bits;
+    size_t n;
+    double scale;
+    int bypass;
+} fd_run_of_op;
+typedef void (*fd_elementwise)(const fd_run_of_op *run, size_t from, size_t to);
+
+/* A run still to be done, or as far as it is done. */
+typedef struct {
+    fd_elementwise op;  /* NULL: none */
+    fd_run_of_op run;
+    size_t done;
+} fd_pending;
+
+static inline void fd_go_on(fd_pending *pending, size_t n)
+{
+    if (pending->op) {
+        pending->op(&pending->run, pending->done, pending->done + n);
+        pending->done += n;
+        if (pending->done >= pending->run.n)
+            pending->op = NULL;
+    }
+}
 
 typedef struct fd_kernels {
     const char *isa;
 
     /* The keep bits of `blocks` blocks of 256 elements, from block number `first`; bit b of words[w] is element
      * first * 256 + 64 * w + b.  One block more may be written; none where `blocks` is even and no multiple of 2**28
-     * lies among their numbers.  0 < threshold < 2**32.  Meanwhile `soon_bytes` from `soon` are fetched into the cache. */
+     * lies among their numbers.  0 < threshold < 2**32.  Meanwhile `soon_bytes` from `soon` are fetched into the cache, and as
+     * much of what is pending is done as there are elements: the generator multiplies, ops load and store, and a processor
+     * that sees both at once does one in the gaps of the other. */
     void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold,
-                        const void *soon, size_t soon_bytes);
+                        const void *soon, size_t soon_bytes, fd_pending *pending);
 
-    /* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more
-     * than n / 64.  `bypass`: store past the cache; the caller fences. */
     fd_elementwise op[FD_OPS][FD_DTYPES];
 
     /* y[i] = bit i of bits */

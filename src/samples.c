@@ -59,9 +59,10 @@ static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uin
     const uint64_t threshold = fd_threshold(p);
     mask.offset += at + (uint64_t)sample * (uint64_t)k->m_sample;
     const int even = mask.offset % FD_BLOCK == 0 && mask.offset >> 36 == (mask.offset + FD_TILE - 1) >> 36;
+    fd_pending none = {0};
     if (n == FD_TILE && even && !mask.stored && threshold && !(threshold >> 32)) {  /* no block beyond the tile is made */
         fd_kernels_in_use->keep_blocks(bits, FD_TILE / FD_BLOCK, mask.offset / FD_BLOCK, mask.seed, mask.stream, threshold, soon,
-                                       soon ? (size_t)(FD_TILE * item(k)) : 0);
+                                       soon ? (size_t)(FD_TILE * item(k)) : 0, &none);
         return;  /* the common case, straight to its place */
     }
     bits[(n - 1) / 64] = 0;  /* the last word may be filled in part */

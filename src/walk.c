@@ -25,8 +25,8 @@ enum {
     ALONG = 256,                                    /* a crossed run: 4 squares, long enough for the prefetcher */
     ACROSS = 512,                                   /* runs beside it: two in three blocks of each row are whole */
     NEAR_BYTES = 1 << 15,                           /* arrays up to this size are likely to be in cache */
-    BYPASS_BYTES = 8 << 20,                         /* stores past the cache pay from here on, */
-    BYPASS_RUN = 1024,                              /* for runs of so many bytes */
+    BYPASS_BYTES = 8 << 20,                         /* y and x are in memory: stores past the cache pay from here on, */
+    BYPASS_RUN = 1024,                              /* for runs of so many bytes; so does doing two things at once */
     PACK = 512,                                     /* elements that are made consecutive at a time */
 };
 
@@ -43,6 +43,25 @@ typedef struct {
     uint64_t words[WINDOW * 4 + 1];
     uint64_t shifted[WORDS];
 } window;
+
+/* The window in use and the one before, whose last run may still be pending: it is done while the next window is made. */
+typedef struct {
+    window of[2];
+    int now;
+    fd_pending pending;
+} windows;
+
+static void open_windows(windows *w)
+{
+    w->now = 0;
+    w->of[0].count = 0;
+    w->pending.op = NULL;
+}
+
+static void finish(windows *w)
+{
+    fd_go_on(&w->pending, SIZE_MAX / 2);
+}
 
 static void shift_bits(uint64_t *out, const uint64_t *words, unsigned shift, size_t n)
 {
@@ -74,13 +93,16 @@ static void stored_bits(uint64_t *out, const uint8_t *stored, uint64_t index, si
 }
 
 /* Bits of elements index .. index + n - 1, from bit 0 on; meanwhile x, which they are for, comes nearer. */
-static const uint64_t *bits_along(window *w, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, const void *x)
+static const uint64_t *bits_along(windows *both, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, const void *x)
 {
+    window *w = &both->of[both->now];
     if (k->mask.stored) {
+        finish(both);
         stored_bits(w->shifted, k->mask.stored, index, n);
         return w->shifted;
     }
     if (threshold == 0 || threshold >> 32) {
+        finish(both);
         memset(w->shifted, threshold ? 255 : 0, sizeof w->shifted);
         return w->shifted;
     }
@@ -90,13 +112,16 @@ static const uint64_t *bits_along(window *w, const fd_walk *k, uint64_t index, s
         uint64_t left = k->last / FD_BLOCK - block + 1;
         if (k->ahead && blocks < FD_TILE / FD_BLOCK)
             blocks = left < FD_TILE / FD_BLOCK ? left : FD_TILE / FD_BLOCK;
-        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold,
-                                         x, x && k->far ? n * (size_t)item_of(k) : 0);
+        both->now ^= 1;
+        w = &both->of[both->now];
+        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold, x,
+                                       x && k->far ? n * (size_t)item_of(k) : 0, &both->pending);
         w->first = block * FD_BLOCK;
         w->count = blocks * FD_BLOCK;
         w->threshold = threshold;
         at = index - w->first;
     }
+    finish(both);
     if (at % 64 == 0)
         return w->words + at / 64;
     shift_bits(w->shifted, w->words + at / 64, at % 64, n);
@@ -139,43 +164,65 @@ typedef struct {
     uint64_t m;
 } place;
 
-static void elementwise(const fd_walk *k, void *y, const void *const *in, const uint64_t *bits, size_t n, double scale)
+static void elementwise(const fd_walk *k, const fd_run_of_op *run)
 {
     if (k->op == FD_KEEP)
-        fd_kernels_in_use->keep(y, bits, n);
+        fd_kernels_in_use->keep(run->y, run->bits, run->n);
     else
-        fd_kernels_in_use->op[k->op][k->dtype](y, in, bits, n, scale, k->bypass);
+        fd_kernels_in_use->op[k->op][k->dtype](run, 0, run->n);
 }
 
-static void apply_packed(const fd_walk *k, const place *s, const uint64_t *bits, size_t n, double scale)
+static void apply_packed(const fd_walk *k, const fd_run_of_op *whole)
 {
     const int last = k->ndim - 1;
-    const int64_t item = item_of(k);
+    const int64_t item = item_of(k), y_step = k->y_step[last];
     uint64_t packed[FD_INPUTS][PACK], result[PACK];  /* of the widest dtype */
-    for (size_t from = 0; from < n; from += PACK) {
-        const size_t part = n - from < PACK ? n - from : PACK;
-        const void *in[FD_INPUTS];
-        char *y = s->y + (int64_t)from * k->y_step[last];
+    fd_run_of_op run = *whole;
+    for (size_t from = 0; from < whole->n; from += PACK) {
+        char *y = (char *)whole->y + (int64_t)from * y_step;
+        run.n = whole->n - from < PACK ? whole->n - from : PACK;
+        run.bits = whole->bits + from / 64;
+        run.y = y_step == item ? y : (char *)result;
         for (int a = 0; a < FD_INPUTS; a++) {
             const int64_t step = k->in_step[a][last];
-            in[a] = s->in[a] ? s->in[a] + (int64_t)from * step : NULL;
-            if (in[a] && step != item) {
-                gather((char *)packed[a], in[a], step, part, item);
-                in[a] = packed[a];
+            if (!whole->in[a])
+                continue;
+            run.in[a] = (const char *)whole->in[a] + (int64_t)from * step;
+            if (step != item) {
+                gather((char *)packed[a], run.in[a], step, run.n, item);
+                run.in[a] = packed[a];
             }
         }
-        elementwise(k, k->y_step[last] == item ? y : (char *)result, in, bits + from / 64, part, scale);
-        if (k->y_step[last] != item)
-            scatter(y, k->y_step[last], (char *)result, part, item);
+        elementwise(k, &run);
+        if (y_step != item)
+            scatter(y, y_step, (char *)result, run.n, item);
     }
+}
+
+static fd_run_of_op run_at(const fd_walk *k, const place *s, const uint64_t *bits, size_t n, double scale)
+{
+    return (fd_run_of_op){s->y, {s->in[0], s->in[1], s->in[2]}, bits, n, scale, k->bypass};
 }
 
 static void apply_run(const fd_walk *k, const place *s, const uint64_t *bits, size_t n, double scale)
 {
+    const fd_run_of_op run = run_at(k, s, bits, n, scale);
     if (k->packs)
-        apply_packed(k, s, bits, n, scale);
+        apply_packed(k, &run);
     else
-        elementwise(k, s->y, (const void *const *)s->in, bits, n, scale);
+        elementwise(k, &run);
+}
+
+/* The same, now or later: bits stay until the window after the next is made. */
+static void apply_later(const fd_walk *k, windows *w, const place *s, const uint64_t *bits, size_t n, double scale)
+{
+    if (!k->later) {
+        apply_run(k, s, bits, n, scale);
+        return;
+    }
+    w->pending.op = fd_kernels_in_use->op[k->op][k->dtype];
+    w->pending.run = run_at(k, s, bits, n, scale);
+    w->pending.done = 0;
 }
 
 /* -- the plan -------------------------------------------------------------------------------------------------------- */
@@ -313,6 +360,7 @@ void fd_plan(fd_walk *k)
     /* Store past the cache when x and y together are larger than what a cache is likely to hold, and y is not x. */
     k->bypass = k->y != k->in[0] && k->y != k->in[1] && k->y_step[last] == item && size * item >= BYPASS_BYTES
              && together * item >= BYPASS_RUN;
+    k->later = !k->packs && k->op != FD_KEEP && size * item >= BYPASS_BYTES;
     k->rows = size / n;
     k->tiles = k->rows_a_unit = 1;
     k->ahead = 0;
@@ -368,7 +416,7 @@ static void next_row(place *s, const fd_walk *k, int first, int end, int64_t *at
     }
 }
 
-static void run_row(const fd_walk *k, window *w, place s, int64_t n)
+static void run_row(const fd_walk *k, windows *w, place s, int64_t n)
 {
     const int last = k->ndim - 1;
     const int64_t m_step = k->m_step[last], p_step = k->p_step[last];
@@ -384,7 +432,8 @@ static void run_row(const fd_walk *k, window *w, place s, int64_t n)
     const uint64_t threshold = fd_threshold(*s.p);
     const double scale = fd_scale(*s.p);
     if (m_step == 1) {
-        apply_run(k, &s, bits_along(w, k, s.m, (size_t)n, threshold, k->in_step[0][last] == item_of(k) ? s.in[0] : NULL), (size_t)n, scale);
+        const void *soon = k->in_step[0][last] == item_of(k) ? s.in[0] : NULL;
+        apply_later(k, w, &s, bits_along(w, k, s.m, (size_t)n, threshold, soon), (size_t)n, scale);
     } else if (m_step == 0) {
         int kept = *bits_along(w, k, s.m, 1, threshold, NULL) & 1;
         memset(bits, kept ? 255 : 0, ((size_t)n / 64 + 1) * 8);
@@ -409,7 +458,7 @@ static void turn(uint64_t row[64])
         }
 }
 
-static void run_crossed(const fd_walk *k, window *w, place s, int64_t i0, int64_t j0)
+static void run_crossed(const fd_walk *k, windows *w, place s, int64_t i0, int64_t j0)
 {
     const int64_t rows = k->run - i0 < ALONG ? k->run - i0 : ALONG;
     const int64_t columns = k->columns - j0 < ACROSS ? k->columns - j0 : ACROSS;
@@ -458,8 +507,8 @@ static void run_units(const fd_walk *k, int64_t unit, int64_t end)
     const int64_t n = k->shape[last];
     int64_t at[FD_MAX_NDIM];
     place s;
-    window w;
-    w.first = w.count = 0;
+    windows w;
+    open_windows(&w);
     if (k->crossed) {
         const int64_t runs = (k->run + ALONG - 1) / ALONG;
         for (; unit < end; unit++) {
@@ -478,6 +527,7 @@ static void run_units(const fd_walk *k, int64_t unit, int64_t end)
             step_place(&s, k, last, from);
             run_row(k, &w, s, (to < n ? to : n) - from);
         }
+        finish(&w);
         return;
     }
     int64_t row = unit * k->rows_a_unit, stop = end * k->rows_a_unit;
@@ -487,6 +537,7 @@ static void run_units(const fd_walk *k, int64_t unit, int64_t end)
         run_row(k, &w, s, n);
         next_row(&s, k, 0, last, at);
     }
+    finish(&w);
 }
 
 void fd_run(const fd_walk *k, int64_t unit, int64_t end)
@@ -500,8 +551,8 @@ void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
 {
     fd_walk k = {.mask = mask, .last = mask.offset + (uint64_t)(n - 1)};
     const uint64_t threshold = fd_threshold(p);
-    window w;
-    w.first = w.count = 0;
+    windows w;
+    open_windows(&w);
     for (int64_t i = 0; i < n; i += FD_TILE) {
         size_t count = n - i < FD_TILE ? (size_t)(n - i) : FD_TILE;
         const uint64_t *bits = bits_along(&w, &k, mask.offset + (uint64_t)i, count, threshold, NULL);
