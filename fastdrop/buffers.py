@@ -126,7 +126,7 @@ def _reread(array, name, dtype):
 
 def _from_dlpack(obj, name):
     kind, _ = obj.__dlpack_device__()
-    if kind != 1:  # kDLCPU
+    if kind not in (1, 3):  # kDLCPU, kDLCUDAHost: pinned memory
         raise TypeError(f"{name} must lie in CPU memory, got a {type(obj).__name__} on DLPack device type {int(kind)}")
     if getattr(obj, "requires_grad", False):
         raise TypeError(f"{name} must not require grad: NumPy arrays carry no gradient; pass {name}.detach()")

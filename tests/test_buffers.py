@@ -326,6 +326,10 @@ def test_memory_of_another_device_is_not_touched(device):
         MASK.apply(X, DLPack(None, (device, 0)))
 
 
+def test_pinned_memory_is_cpu_memory():
+    np.testing.assert_array_equal(fd.dropout(DLPack(X, (3, 0)), mask=MASK)[0], MASK.apply(X))
+
+
 def test_cuda_memory_is_no_out_for_an_array_in_cpu_memory():
     with pytest.raises(TypeError, match="out must lie in CPU memory, got a DLPack on DLPack device type 2"):
         MASK.apply(X, DLPack(None, (2, 0)))

@@ -121,10 +121,10 @@ def test_dropout_is_the_cpu_s(library, name, n):
         pytest.skip(f"no {name} there on the GPU")
     x = random(n, name)
     for p in (0.1, 0.5):
-        y, mask = fd.cuda.dropout(library.put(x), p, rng=7)
+        y, mask = fd.dropout(library.put(x), p, rng=7)
         assert type(y) is type(library.put(x))
         same_bits(library.get(y), mask.apply(x))
-        same_bits(library.get(fd.cuda.dropout_backward(library.put(x), mask)), mask.apply(x))
+        same_bits(library.get(fd.dropout_backward(library.put(x), mask)), mask.apply(x))
 
 
 def test_out_and_stream(library):
@@ -153,13 +153,15 @@ def test_nothing_waits_for_the_device():
     x = library.put(random(1 << 24))
     mask = fd.mask(tuple(x.shape), 0.1, rng=1)
     out = torch.empty_like(x)
-    fd.cuda.apply(mask, x, out)  # compiles
+    for _ in range(2):  # compiles, and leaves torch's allocator with the memory that it will be asked for
+        fd.cuda.apply(mask, x, out)
+        fd.dropout(x, 0.1, rng=2)
     torch.cuda.synchronize()
     begun, done = torch.cuda.Event(), torch.cuda.Event()
     torch.cuda._sleep(1_000_000_000)  # half a second of device time before it
     begun.record()
     fd.cuda.apply(mask, x, out)
-    y, _ = fd.cuda.dropout(x, 0.1, rng=2)
+    y, _ = fd.dropout(x, 0.1, rng=2)
     done.record()
     assert not begun.query()
     assert not done.query()
@@ -172,16 +174,16 @@ def test_nothing_waits_for_the_device():
 def test_fused_and_packed_are_the_cpu_s(name):
     library = Torch()
     x, r, bias = random((500, 768), name), random((500, 768), name, 1), random(768, name, 2)
-    y, mask = fd.cuda.dropout_add(library.put(x), library.put(r), 0.1, bias=library.put(bias), rng=3)
+    y, mask = fd.dropout_add(library.put(x), library.put(r), 0.1, bias=library.put(bias), rng=3)
     same_bits(library.get(y), fd.dropout_add(x, r, mask=mask, bias=bias)[0])
     packed = fd.cuda.bits(mask, like=library.put(x))
     np.testing.assert_array_equal(library.get(packed), mask.bits())
     part = mask[3:77, 5:700]
     np.testing.assert_array_equal(library.get(fd.cuda.bits(part, like=library.put(x))), part.bits())
-    y, mask = fd.cuda.multi_sample_mean(library.put(x), [0.1, 0.3, 0.5], 3, rng=3)
+    y, mask = fd.multi_sample_mean(library.put(x), [0.1, 0.3, 0.5], 3, rng=3)
     want, _ = fd.multi_sample_mean(x, [0.1, 0.3, 0.5], 3, rng=3)
     same_bits(library.get(y), want)
-    y, mask = fd.cuda.dropout(library.put(x)[::2], 0.3, rng=1, mask_shape=(1, 768))
+    y, mask = fd.dropout(library.put(x)[::2], 0.3, rng=1, mask_shape=(1, 768))
     same_bits(library.get(y), mask.apply(np.ascontiguousarray(x[::2])))
 
 
@@ -191,7 +193,7 @@ def test_rows_are_the_cpu_s(name):
     a, b = random((64, 1000), name), random((64, 1000), name, 1)
     labels = np.arange(64) * 7
     rtol = {"float64": 1e-11, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[name]
-    result = fd.cuda.r_drop(library.put(a), library.put(b), library.put(labels), alpha=0.5, label_smoothing=0.1)
+    result = fd.r_drop(library.put(a), library.put(b), library.put(labels), alpha=0.5, label_smoothing=0.1)
     want = fd.r_drop(a, b, labels, alpha=0.5, label_smoothing=0.1)
     loss_rtol = 1e-11 if name == "float64" else 2e-6
     for got, right in ((result.loss, want.loss), (result.ce, want.ce), (result.kl, want.kl)):
@@ -199,12 +201,109 @@ def test_rows_are_the_cpu_s(name):
     for got, right in ((result.da, want.da), (result.db, want.db)):
         right = right.astype(np.float64)
         np.testing.assert_allclose(library.get(got).astype(np.float64), right, rtol=rtol, atol=rtol * abs(right).max())
-    y, mask, saved = fd.cuda.softmax_dropout(library.put(a), 0.2, rng=1)
-    right, _, log_sum = fd.softmax_dropout(a, mask=mask)
+    y, mask, saved = fd.softmax_dropout(library.put(a), 0.2, rng=1)
+    right, _, log_sum = fd.softmax_dropout(a, 0.2, mask=mask)
     np.testing.assert_allclose(library.get(y).astype(np.float64), right.astype(np.float64), rtol=rtol)
-    ds = fd.cuda.softmax_dropout_backward(library.put(b), library.put(a), saved, mask)
+    ds = fd.softmax_dropout_backward(library.put(b), library.put(a), saved, mask)
     right = fd.softmax_dropout_backward(b, a, log_sum, mask).astype(np.float64)
     np.testing.assert_allclose(library.get(ds).astype(np.float64), right, rtol=rtol, atol=rtol * abs(right).max())
+
+
+def test_every_kind_of_mask_is_the_cpu_s(library):
+    """Parts, a p for each row, the user's own bits, shared decisions: what goes element by element."""
+    x = random((37, 70))
+    mask = fd.mask((37, 70), 0.3, rng=1)
+    each = np.linspace(0, 1, 37)
+    for m in (
+        mask, mask.stored(), fd.mask((50, 90), 0.3, rng=2)[5:42, 11:81], fd.mask((37, 70), each, rng=3),
+        fd.mask((37, 70), each, rng=3).stored(), fd.mask((37, 1), 0.5, rng=4), fd.mask((3, 37, 70), 0.5, rng=5),
+    ):  # fmt: skip
+        same_bits(library.get(m.apply(library.put(x))), m.apply(x))
+    same_bits(library.get(library.put(x) * mask if isinstance(library, Torch) else mask * library.put(x)), mask * x)
+
+
+def test_other_functions_are_the_cpu_s(library):
+    x, dy = random((37, 70)), random((37, 70), seed=1)
+    mask = fd.mask(x.shape, 0.3, rng=1)
+    on_device, gradient = library.put(x), library.put(dy)
+    same_bits(library.get(fd.relu_dropout(on_device, mask=mask)[0]), fd.relu_dropout(x, mask=mask)[0])
+    same_bits(library.get(fd.relu_dropout_backward(gradient, on_device, mask)), fd.relu_dropout_backward(dy, x, mask))
+    y = library.get(fd.gelu_dropout(on_device, mask=mask)[0])
+    np.testing.assert_allclose(y, fd.gelu_dropout(x, mask=mask)[0], atol=4e-7 * abs(x).max())
+    dx = library.get(fd.gelu_dropout_backward(gradient, on_device, mask))
+    np.testing.assert_allclose(dx, fd.gelu_dropout_backward(dy, x, mask), atol=2e-6 * abs(dy).max())
+    y, samples = fd.multi_sample_dropout(on_device, 0.3, 4, rng=1)
+    want = samples.apply(x)
+    same_bits(library.get(y), want)
+    same_bits(
+        library.get(fd.multi_sample_dropout_backward(y, samples)), fd.multi_sample_dropout_backward(want, samples)
+    )
+    for bias_shape in ((70,), (37, 1)):
+        dx, dbias = fd.dropout_add_backward(gradient, mask, bias_shape=bias_shape)
+        want, want_bias = fd.dropout_add_backward(dy, mask, bias_shape=bias_shape)
+        same_bits(library.get(dx), want)
+        np.testing.assert_allclose(library.get(dbias), want_bias, rtol=1e-5, atol=1e-5)
+    y, pair = fd.r_drop_pair(on_device, 0.3, rng=1)
+    same_bits(library.get(y), pair.apply(x))
+    loss, _, _ = fd.symmetric_kl(on_device, gradient)
+    np.testing.assert_allclose(library.get(loss), fd.symmetric_kl(x, dy)[0], rtol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), ()])
+def test_empty_and_0d_arrays(library, shape):
+    x = np.full(shape, 3, np.float32)
+    mask = fd.mask(shape, 0.5, rng=3)
+    assert library.get(fd.dropout(library.put(x), mask=mask)[0]).shape == shape
+    np.testing.assert_array_equal(library.get(mask.apply(library.put(x))), mask.apply(x))
+
+
+def test_the_current_stream_of_torch_is_taken():
+    torch = Torch().torch
+    x = torch.zeros(1 << 20, device="cuda")
+    mask = fd.mask(x.shape, 0.5, rng=1)
+    fd.dropout(x, mask=mask)  # compiles
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(100_000_000)
+        x.fill_(1)
+        y = fd.dropout(x, mask=mask)[0].cpu().numpy()  # runs after fill_, if on its stream
+    np.testing.assert_array_equal(y != 0, mask.keep())
+
+
+class OnlyInterface:
+    """The least that an owner of CUDA memory must have: version 3 of the array interface, with its stream."""
+
+    def __init__(self, tensor, **changes):
+        self.tensor, self.changes = tensor, changes
+
+    @property
+    def __cuda_array_interface__(self):
+        return {**self.tensor.__cuda_array_interface__, "version": 3, "stream": None, **self.changes}
+
+
+def test_any_owner_s_array_is_ordered_after_its_producer():
+    torch = Torch().torch
+    x = torch.zeros(1 << 20, device="cuda")
+    mask = fd.mask(x.shape, 0.5, rng=1)
+    fd.dropout(OnlyInterface(x), mask=mask)  # compiles
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        x.fill_(1)
+    y = fd.dropout(OnlyInterface(x, stream=stream.cuda_stream), mask=mask)[0]
+    np.testing.assert_array_equal(y.copy_to_host() != 0, mask.keep())  # Numba's array
+
+
+def test_wrong_interfaces_are_named():
+    torch = Torch().torch
+    x = torch.ones(8, device="cuda")
+    mask = fd.mask(8, 0.5, rng=0)
+    with pytest.raises(ValueError, match="x must be aligned to its 4-byte elements"):
+        mask.apply(OnlyInterface(torch.ones(9, device="cuda"), shape=(8,), data=(x.data_ptr() + 2, False)))
+    with pytest.raises(ValueError, match="out must be writable, got a read-only OnlyInterface"):
+        mask.apply(x, OnlyInterface(torch.ones(8, device="cuda"), data=(x.data_ptr(), True)))
+    with pytest.raises(TypeError, match="got dtype int32"):
+        mask.apply(OnlyInterface(torch.ones(8, device="cuda", dtype=torch.int32)))
 
 
 def test_more_than_2_to_the_31_elements():
@@ -243,6 +342,6 @@ def test_memory_kept_for_the_backward_is_none():
     x = torch.ones(1 << 24, device="cuda")
     out = torch.empty_like(x)
     before = torch.cuda.memory_allocated()
-    _, mask = fd.cuda.dropout(x, 0.1, rng=1, out=out)
-    fd.cuda.dropout_backward(out, mask, out=out)
+    _, mask = fd.dropout(x, 0.1, rng=1, out=out)
+    fd.dropout_backward(out, mask, out=out)
     assert torch.cuda.memory_allocated() == before

@@ -8,7 +8,7 @@ from .elementwise import check_mask, mask_for, whole
 
 
 def softmax_dropout(
-    scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None, stream=None
+    scores, p, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None, stream=None
 ):  # fmt: skip
     """`fastdrop.softmax_dropout` for contiguous device arrays, along the last axis.
 
