@@ -101,6 +101,25 @@ def dropout(shape, dtype, p):
     return Prepared(lambda rng: (fd.dropout(x, p, rng=rng, out=y)[0],), yardsticks)
 
 
+def dropout_numba(shape, dtype, p):
+    """Dropout on the Numba backend (proved there: on the reference where that is in use), beside the native one."""
+    x = normal(shape, dtype)
+    y, native_rng = touched(x), fd.Rng(SEED)
+    with backend("native"):  # is it there?
+        pass
+    with backend("numba"):
+        fd.dropout(x, p, rng=0, out=y)  # compiles, or reads what was compiled
+
+    def on(name, rng):
+        with backend(name):
+            return (fd.dropout(x, p, rng=rng, out=y)[0],)
+
+    return Prepared(
+        lambda rng: on("reference" if fd.get_backend() == "reference" else "numba", rng),
+        {"native": lambda: on("native", native_rng), "copy": lambda: np.copyto(y, x)},
+    )
+
+
 def dropout_fresh(shape, dtype, p):
     x = normal(shape, dtype)
     m = np.asarray(fd.mask(shape, p, rng=SEED)).astype(x.dtype)
@@ -244,6 +263,7 @@ CASES = {
     case.op: case
     for case in [
         Case("dropout", "reused", dropout, READ_WRITE, 2, FLAT, DTYPES, (0.1, 0.5)),
+        Case("dropout, numba", "reused", dropout_numba, READ_WRITE, 2, FLAT[2:]),
         Case("dropout, fresh", "fresh", dropout_fresh, READ_WRITE, 2, FLAT),
         Case("dropout, in place", "in place", dropout_in_place, "x read and written", 2, FLAT),
         Case("bits", "fresh", bits, "one bit an element written", 1 / 32, FLAT[1:]),

@@ -72,6 +72,11 @@ def kept(rows):
     return rows[0]["mask_bytes"]
 
 
+def value(rows):
+    """What a job of kind "value" has found."""
+    return rows[0]["value"]
+
+
 def microseconds(rows):
     """Microseconds a call."""
     return rows[0]["seconds"] * 1e6
@@ -146,6 +151,27 @@ CHECKS = [
         within("fused", 1.3, f"{op}, 64 MiB, over np.add", Job(op, ROWS), "add")
         for op in ("dropout_add", "dropout_add, backward", "relu_dropout", "relu_dropout, backward")
     ],
+    within("numba", 3, "Numba backend, out=, 64 MiB, over native", Job("dropout, numba", BIG), "native", "one"),
+    Check(
+        "numba",
+        "Numba backend, first call in a process",
+        "<=",
+        1,
+        (Job("first call, numba", (1000,), kind="value"),),
+        value,
+        "one",
+        "s",
+    ),
+    Check(
+        "numba",
+        "losses of the backends, apart from the reference's",
+        "<=",
+        2,
+        (Job("losses across backends", (256, 1000), kind="value"),),
+        value,
+        "one",
+        "ppm",
+    ),
 ]
 
 CURVE_SIZES = tuple(2**k for k in range(8, 27, 2))

@@ -22,7 +22,7 @@ import numpy as np
 
 import fastdrop as fd
 
-from . import cases, rivals
+from . import cases, rivals, values
 from .measure import cpus, interleave, memory_free, peak_memory, ratio
 
 PATIENCE = 600  # seconds for one process
@@ -39,7 +39,7 @@ class Job:
     p: float = 0.1
     library: str = "fastdrop"  # or a name of `rivals.RIVALS`
     isa: str = ""  # forced instruction set
-    kind: str = "time"  # or "memory"
+    kind: str = "time"  # or "memory", or "value": see `values`
 
     def cut(self, largest):
         """The same job, its leading axes shortened until x has at most ``largest`` elements."""
@@ -140,6 +140,11 @@ def measure(job, threads, seconds, proved):
     isa = cases.instruction_set()
     if job.isa and job.isa != isa:
         return {"skipped": f"asked for {job.isa}, got {isa or fd.get_backend()}"}
+    if job.kind == "value":
+        try:
+            return values.measure(job)
+        except ImportError as error:
+            return {"skipped": f"not installed here: {error}"}
     case = cases.CASES[job.op]
     needed, free = case.bytes(job.shape, job.dtype) * 1.05, memory_free()
     if free is not None and needed > free:
