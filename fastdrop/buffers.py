@@ -160,6 +160,11 @@ def room(shape, item):
         raise MemoryError(f"cannot allocate an array of shape {shape} with {item} bytes an element")
 
 
+def wide_dtype(dtype):
+    """Return the dtype in which sums of ``dtype`` are made: float32, or float64 for float64."""
+    return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+
+
 def new_like(x):
     """Return an empty array in x's memory layout and native byte order."""
     if not x.dtype.isnative:

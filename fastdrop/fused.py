@@ -8,11 +8,9 @@ worked on in float32 and rounded once.
 import numpy as np
 
 from . import backends
-from .buffers import as_array, check_out, lend, new_like, on_cuda, on_device, overlaps
+from .buffers import as_array, check_out, lend, new_like, on_cuda, on_device, overlaps, wide_dtype
 from .mask import Mask, _fit_p, check_mask_shape, check_p, check_shape, plain
 from .rng import as_rng
-
-BLOCK = 1 << 18  # elements of dx whose share of the bias gradient is summed while they are in cache
 
 
 def dropout_add(
@@ -124,23 +122,12 @@ def _with_bias(dy, mask, bias_shape, out):
     as_array(dy, "dy")
     _fits("mask", mask.shape, dy.shape)
     dx = _target(out, dy, ("dy",), (dy,))
-    wide = np.float32 if dy.dtype.itemsize == 2 else dy.dtype
-    lead = dy.ndim - len(bias_shape)
-    padded = (1,) * lead + bias_shape
-    shared = tuple(a for a, n in enumerate(padded) if n == 1)
-    dbias = np.zeros(padded, wide)
-    rows = dy.shape[0] if dy.ndim else 1
-    step = max(1, BLOCK * max(rows, 1) // max(dy.size, 1))
-    for start in range(0, rows if dy.size else 0, step):
-        at = slice(start, start + step) if dy.ndim else ...  # dy[...] of a 0-d array is an array still, dy[()] a number
-        part = mask if mask.ndim < dy.ndim or mask.shape[:1] == (1,) else mask[at]
-        dx_part = dx[at]
-        part.apply(dy[at], dx_part)
-        total = dx_part.sum(axis=shared, dtype=wide, keepdims=True)
-        if 0 in shared or not dy.ndim:
-            dbias += total
-        else:
-            dbias[at] += total
+    dbias = np.zeros((1,) * (dy.ndim - len(bias_shape)) + bias_shape, wide_dtype(dy.dtype))
+    if dy.size:
+        whole = dx if dx.flags.aligned and dx.dtype.isnative else np.empty(dx.shape, dx.dtype.newbyteorder("="))
+        backends.current().apply_sum(dbias, plain(dy), mask, whole)
+        if whole is not dx:
+            dx[...] = whole
     return dx, dbias.reshape(bias_shape).astype(dy.dtype)
 
 

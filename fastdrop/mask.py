@@ -28,6 +28,7 @@ from .buffers import (
     overlaps,
     room,
     view,
+    wide_dtype,
 )
 from .rng import MASK64, as_rng
 
@@ -465,10 +466,10 @@ class Mask(Fields):
         dx = np.empty(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
         if out is not None and np.may_share_memory(dx, dy):
             raise ValueError("out must not overlap dy where the gradient is summed")
+        total = np.zeros((1,) * (dy.ndim - dx.ndim) + dx.shape, wide_dtype(dy.dtype))
         if dy.size:
-            backends.current().apply_sum(dx, dy, self)
-        else:
-            dx[...] = 0
+            backends.current().apply_sum(total, dy, self)
+        dx[...] = total.reshape(dx.shape)
         return dx
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):

@@ -41,6 +41,15 @@ cdef extern from "rows.h" nogil:
         int bypass
     void fd_softmax_forward(const fd_softmax *k, int64_t first, int64_t end)
     void fd_softmax_backward(const fd_softmax *k, int64_t first, int64_t end)
+    ctypedef struct fd_row_sums:
+        fd_dtype dtype
+        int64_t rows, n
+        const char *x
+        char *y
+        fd_source mask
+        double p
+        int bypass
+    void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
     ctypedef struct fd_max_norm:
         fd_dtype dtype
         char *w
@@ -51,6 +60,7 @@ cdef extern from "rows.h" nogil:
 
 cdef enum:
     SERIAL_ROWS = 1 << 13  # elements, each of some ten times the work of a dropped one
+    MOST_SUMS = 64         # parts whose rows are summed apart
     BYPASS_ROWS = 8 << 20  # bytes of results that no cache is likely to hold
 
 LOSSES = {"kl": FD_KL, "symmetric_kl": FD_SYMMETRIC_KL, "js": FD_JS, "r_drop": FD_R_DROP, "cross_entropy": FD_CROSS_ENTROPY}
@@ -131,6 +141,33 @@ def softmax_dropout(cnp.ndarray y, cnp.ndarray log_sum, cnp.ndarray dy, cnp.ndar
             fd_softmax_forward(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
         else:
             fd_softmax_backward(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
+
+
+def row_sums(cnp.ndarray total, cnp.ndarray y, cnp.ndarray x, mask):
+    """y = dropout(x) unless None, total = the sum of its rows: of the same parts, whatever the number of threads."""
+    cdef fd_row_sums k
+    cdef int64_t part, parts
+    cdef int workers
+    cdef cnp.ndarray sums
+    cdef double *sum
+    source(&k.mask, mask)
+    k.dtype = dtype_of(x)
+    k.rows, k.n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+    k.x, k.y = data(x), data(y)
+    k.p = mask._p
+    k.bypass = y is not None and k.y != k.x and cnp.PyArray_NBYTES(x) >= BYPASS_ROWS
+    parts = max(1, min(MOST_SUMS, k.rows // 32, (1 << 16) // k.n))
+    sums = np.empty((parts, k.n))
+    sum = <double *>cnp.PyArray_DATA(sums)
+    workers = row_parts(parts, k.rows * k.n)
+    if workers == 1:
+        with nogil:
+            for part in range(parts):
+                fd_row_sums_run(&k, k.rows * part // parts, k.rows * (part + 1) // parts, sum + part * k.n)
+    else:
+        for part in prange(parts, num_threads=workers, schedule="static", nogil=True):
+            fd_row_sums_run(&k, k.rows * part // parts, k.rows * (part + 1) // parts, sum + part * k.n)
+    total[...] = sums.sum(axis=0)
 
 
 def max_norm(cnp.ndarray w, double limit):

@@ -18,13 +18,47 @@ void fd_losses_run(const fd_losses *k, int64_t first, int64_t end)
 
 static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2};
 
-/* The bits of a tile of the mask, made once for all the rows that lie in it. */
+/* The bits of a tile of a mask of `size` elements, made once for all the rows that lie in it. */
 typedef struct {
+    fd_source mask;
+    uint64_t size;
     uint64_t first, count;  /* elements of the mask that `words` holds */
     double p;
     uint64_t words[FD_TILE / 64 + 2];
     uint64_t shifted[FD_TILE / 64 + 1];
 } tile;
+
+static void open_tile(tile *t, fd_source mask, int64_t size)
+{
+    t->mask = mask;
+    t->size = (uint64_t)size;
+    t->count = 0;
+    memset(t->words, 0, sizeof t->words);
+    memset(t->shifted, 0, sizeof t->shifted);
+}
+
+/* Bits of elements index .. index + n - 1, n <= FD_TILE, from bit 0 on. */
+static const uint64_t *bits_of(tile *t, int64_t index, size_t n, double p)
+{
+    uint64_t at = (uint64_t)index - t->first;
+    if (at >= t->count || n > t->count - at || t->p != p) {
+        const uint64_t left = t->size - (uint64_t)index;
+        fd_source source = t->mask;
+        source.offset += (uint64_t)index;
+        t->first = (uint64_t)index;
+        t->count = left < FD_TILE ? left : FD_TILE;
+        t->p = p;
+        t->words[(t->count - 1) / 64] = 0;
+        fd_keep_bits((uint8_t *)t->words, source, p, (int64_t)t->count);
+        at = 0;
+    }
+    if (at % 64 == 0)
+        return t->words + at / 64;
+    const unsigned shift = at % 64;
+    for (size_t w = 0; w < (n + 63) / 64; w++)
+        t->shifted[w] = t->words[at / 64 + w] >> shift | t->words[at / 64 + w + 1] << (64 - shift);
+    return t->shifted;
+}
 
 static const char *operand_row(const char *base, const int64_t *step, const fd_softmax *k, int64_t row)
 {
@@ -49,37 +83,10 @@ typedef struct {
     double weight[FD_TILE + 16];  /* or floats */
 } soft_row;
 
-/* Bits of n elements from element i of the row, n <= FD_TILE, from bit 0 on. */
-static const uint64_t *bits_at(soft_row *r, int64_t i, size_t n)
-{
-    tile *t = &r->bits;
-    const uint64_t index = (uint64_t)(r->row * r->k->n + i);
-    uint64_t at = index - t->first;
-    if (at >= t->count || n > t->count - at || t->p != r->p) {
-        const uint64_t left = (uint64_t)r->k->rows * (uint64_t)r->k->n - index;
-        fd_source source = r->k->mask;
-        source.offset += index;
-        t->first = index;
-        t->count = left < FD_TILE ? left : FD_TILE;
-        t->p = r->p;
-        t->words[(t->count - 1) / 64] = 0;
-        fd_keep_bits((uint8_t *)t->words, source, r->p, (int64_t)t->count);
-        at = 0;
-    }
-    if (at % 64 == 0)
-        return t->words + at / 64;
-    const unsigned shift = at % 64;
-    for (size_t w = 0; w < (n + 63) / 64; w++)
-        t->shifted[w] = t->words[at / 64 + w] >> shift | t->words[at / 64 + w + 1] << (64 - shift);
-    return t->shifted;
-}
-
 static void open_rows(soft_row *r, const fd_softmax *k)
 {
     r->k = k;
-    r->bits.count = 0;
-    memset(r->bits.words, 0, sizeof r->bits.words);
-    memset(r->bits.shifted, 0, sizeof r->bits.shifted);
+    open_tile(&r->bits, k->mask, k->rows * k->n);
 }
 
 static void start_row(soft_row *r, int64_t row)
@@ -94,7 +101,7 @@ static void start_row(soft_row *r, int64_t row)
 /* The tile from element i of the row. */
 typedef struct {
     size_t n;
-    int64_t at;  /* bytes from the start of the arrays */
+    int64_t index, at;  /* elements and bytes from the start of the arrays */
     const char *x, *bias;
     const uint8_t *allow;
 } part;
@@ -104,6 +111,7 @@ static part part_at(const soft_row *r, int64_t i)
     const enum fd_dtype dtype = r->k->dtype;
     return (part){
         .n = r->k->n - i < FD_TILE ? (size_t)(r->k->n - i) : FD_TILE,
+        .index = r->row * r->k->n + i,
         .at = (r->row * r->k->n + i) * ITEM[dtype],
         .x = r->x + i * ITEM[dtype],
         .bias = r->bias ? r->bias + i * (dtype == FD_F64 ? 8 : 4) : NULL,
@@ -140,7 +148,7 @@ void fd_softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, max);
-            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_at(&r, i, t.n), t.n, scale,
+            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_of(&r.bits, t.index, t.n, r.p), t.n, scale,
                                           k->bypass);
         }
     }
@@ -160,14 +168,42 @@ void fd_softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             exp_of(&r, &t, k->log_sum[row]);
-            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_at(&r, i, t.n), t.n, fd_scale(r.p));
+            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_of(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p));
         }
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, k->log_sum[row]);
-            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits_at(&r, i, t.n), t.n, fd_scale(r.p), dot,
+            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits_of(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p), dot,
                                          k->bypass);
+        }
+    }
+    if (k->bypass)
+        fd_fence();
+}
+
+/* -- dropout and the sum of its rows ------------------------------------------------------------------------------------- */
+
+void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
+{
+    enum { FEW = 32 };  /* rows whose sum floats hold well */
+    const int64_t item = ITEM[k->dtype];
+    tile t;
+    double part[FD_TILE + 16];  /* or floats */
+    open_tile(&t, k->mask, k->rows * k->n);
+    for (int64_t j = 0; j < k->n; j += FD_TILE) {
+        const size_t n = k->n - j < FD_TILE ? (size_t)(k->n - j) : FD_TILE;
+        for (size_t i = 0; i < n; i++)
+            sum[j + (int64_t)i] = 0;
+        for (int64_t row = first; row < end; row += FEW) {
+            memset(part, 0, sizeof part);
+            for (int64_t r = row; r < row + FEW && r < end; r++) {
+                const int64_t at = r * k->n + j;
+                fd_kernels_in_use->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
+                                                             bits_of(&t, at, n, k->p), n, fd_scale(k->p), k->bypass);
+            }
+            for (size_t i = 0; i < n; i++)
+                sum[j + (int64_t)i] += k->dtype == FD_F64 ? part[i] : (double)((const float *)part)[i];
         }
     }
     if (k->bypass)

@@ -58,6 +58,19 @@ typedef struct {
 void fd_softmax_forward(const fd_softmax *k, int64_t first, int64_t end);
 void fd_softmax_backward(const fd_softmax *k, int64_t first, int64_t end);
 
+/* y = dropout(x), or nothing where y is NULL, and the sum of its rows first .. end - 1: the gradient of a bias. */
+typedef struct {
+    enum fd_dtype dtype;
+    int64_t rows, n;
+    const char *x;                       /* C order */
+    char *y;
+    fd_source mask;                      /* row r is its elements r * n .. r * n + n - 1 */
+    double p;
+    int bypass;
+} fd_row_sums;
+
+void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum);
+
 /* Scale vectors of w whose Euclidean norm is above limit to that norm.  w is [outer, n, inner] in C order, a vector runs
  * along n; a unit is one `outer` where inner is 1, else FD_COLUMNS vectors or fewer. */
 enum { FD_COLUMNS = 64 };
@@ -86,6 +99,9 @@ typedef struct fd_row_kernels {
     double (*soft_dot[FD_DTYPES])(const void *dy, const void *weight, const uint64_t *bits, size_t n, double scale);
     void (*soft_grad[FD_DTYPES])(void *dx, const void *dy, const void *weight, const uint64_t *bits, size_t n, double scale,
                                  double dot, int bypass);
+
+    /* y = kept(x * scale), or nothing where y is NULL; sum += that.  Sums as `weight` above, bits and bypass as there. */
+    void (*apply_sum[FD_DTYPES])(void *y, const void *x, void *sum, const uint64_t *bits, size_t n, double scale, int bypass);
 
     void (*norm_row[FD_DTYPES])(void *w, size_t n, double limit);
     void (*norm_columns[FD_DTYPES])(void *w, size_t n, size_t step, size_t columns, double limit);  /* step: in elements */

@@ -118,6 +118,25 @@ def test_bias_gradient_is_the_sum_over_shared_axes(shape, bias_shape):
     assert all(np.array_equal(dbias, other) for _, other in results)
 
 
+@pytest.mark.parametrize("shape", [(70, 64), (3, 50, 100), (5, 9000), (2000, 127)])
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_bias_gradient_of_whole_rows(engine, dtype, identical, shape, p):
+    """The pass that makes dx sums it too; the sum of a float16's dx may be of dx before or after it was rounded."""
+    dy = np.random.default_rng(4).standard_normal(shape).astype(dtype)
+    mask = fd.mask(shape[:-1] + (shape[-1] + 7,), p, rng=1)[..., 5:-2] if shape[0] == 5 else fd.mask(shape, p, rng=1)
+    axes = tuple(range(len(shape) - 1))
+    for out in (None, dy.copy()):
+        given = dy if out is None else out
+        dx, dbias = fd.dropout_add_backward(given, mask, bias_shape=shape[-1:], out=out)
+        identical(dx, mask.apply(dy))
+        exact = dx.astype(np.float64).sum(axis=axes)
+        error = {2: 0.01 if dtype.kind == "V" else 1e-3, 4: 1e-5, 8: 1e-14}[dtype.itemsize] * np.abs(exact).max()
+        assert dbias.dtype == dtype
+        assert np.abs(dbias.astype(np.float64) - exact).max() <= error
+        summed = mask.backward(dy, x_shape=shape[-1:])
+        assert np.abs(summed.astype(np.float64) - exact).max() <= error
+
+
 def test_in_place_and_not_training():
     x, residual = (np.random.default_rng(i).standard_normal((30, 40)).astype(np.float32) for i in (0, 1))
     mask = fd.mask(x.shape, 0.2, rng=0)

@@ -204,7 +204,7 @@ def test_samples_are_the_reference(name, p):
 def test_gradient_of_a_broadcast_x_is_summed():
     mask = fd.mask((6, 5, 4), 0.5, rng=3)
     dy = np.random.default_rng(0).standard_normal((6, 5, 4))
-    want, got = np.empty((5, 1)), np.empty((5, 1))
+    want, got = np.empty((1, 5, 1)), np.empty((1, 5, 1))
     reference.apply_sum(want, dy, mask)
     numba_cpu.apply_sum(got, dy, mask)
     np.testing.assert_allclose(got, want, rtol=1e-14)

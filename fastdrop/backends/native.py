@@ -24,8 +24,20 @@ def keep_bits(out, mask):
         reference.pack_bits(out, mask)
 
 
-def apply_sum(dx, dy, mask):
-    reference.apply_sum(dx, dy, mask, apply)
+def apply_sum(total, dy, mask, dx=None):
+    n = dy.shape[-1] if dy.ndim else 0
+    if (
+        n >= 64
+        and total.size == total.shape[-1] == n
+        and dy.flags.c_contiguous
+        and (dx is None or dx.flags.c_contiguous)
+        and mask.shape == dy.shape
+        and mask._strides is None
+        and type(mask.p) is float
+    ):
+        _core.row_sums(total.reshape(n), None if dx is None else dx.reshape(-1, n), dy.reshape(-1, n), mask)
+    else:
+        reference.apply_sum(total, dy, mask, dx, apply)
 
 
 def row_losses(*args):

@@ -412,9 +412,9 @@ def gelu_dropout_backward(dx, dy, x, mask):
     _elementwise(rule.gelu_drop_backward, dx, (dy, x), mask)
 
 
-def apply_sum(dx, dy, mask):
-    """dx = the sum of select(mask, dy) over the axes along which x was broadcast to dy's shape."""
-    reference.apply_sum(dx, dy, mask, apply)
+def apply_sum(total, dy, mask, dx=None):
+    """total = the sum of select(mask, dy) over the axes where total has length 1; dx, if given, gets what is summed."""
+    reference.apply_sum(total, dy, mask, dx, apply)
 
 
 def sample_mean(y, x, mask):

@@ -247,17 +247,22 @@ def gelu_dropout_backward(dx, dy, x, mask):
     _elementwise(gelu_backward, dx, (dy, x), mask)
 
 
-def apply_sum(dx, dy, mask, apply=apply):
-    """dx = the sum of select(mask, dy) over the axes along which x was broadcast to dy's shape.
+def apply_sum(total, dy, mask, dx=None, apply=apply):
+    """total = the sum of select(mask, dy) over the axes where total has length 1; dx, if given, gets what is summed.
 
-    float16, bfloat16 and float32 are summed in float32, float64 in float64, and rounded once.
+    total is float32, float64 for float64, and has as many axes as dy.
     """
-    wide = dy.dtype if dy.dtype.itemsize > 2 else np.dtype(np.float32)
-    lead = dy.ndim - dx.ndim
-    shared = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(dx.shape) if n == 1 and dy.shape[i + lead] != 1)
-    masked = np.empty(dy.shape, dy.dtype)
-    apply(masked, dy, mask)
-    dx[...] = masked.sum(axis=shared, dtype=wide).reshape(dx.shape)
+    total[...] = 0
+    shared = tuple(a for a, n in enumerate(total.shape) if n == 1)
+    rows = dy.shape[0] if dy.ndim else 1
+    step = max(1, CHUNK // 4 * rows // dy.size)
+    for start in range(0, rows, step):
+        at = slice(start, start + step) if dy.ndim else ...  # dy[...] of a 0-d array is an array still, dy[()] a number
+        part = mask if mask.ndim < dy.ndim or mask.shape[:1] == (1,) else mask[at]
+        summed = np.empty(dy[at].shape, dy.dtype) if dx is None else dx[at]
+        apply(summed, dy[at], part)
+        to = total if 0 in shared or not dy.ndim else total[at]
+        to += summed.sum(axis=shared, dtype=total.dtype, keepdims=True)
 
 
 # -- several samples ---------------------------------------------------------------------------------------------------
