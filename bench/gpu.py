@@ -261,6 +261,19 @@ def r_drop_cases(device, dtype, shape, seconds):
     return rows(f"{shape[0]} x {shape[1]} {dtype}", measure(device, functions, sets, seconds), moved)
 
 
+def kept(device):
+    """Bytes on the device that a forward pass keeps for the backward, beyond y: fastdrop's and torch's."""
+    torch = device.torch
+    x = device.random(MIB, "float32").requires_grad_()
+    found = []
+    for forward in (lambda: fd.dropout(x.detach(), P, rng=1), lambda: torch.nn.functional.dropout(x, P)):
+        before = torch.cuda.memory_allocated()
+        result = forward()
+        found.append(torch.cuda.memory_allocated() - before - x.nbytes)
+        del result
+    return dict(zip(("fastdrop", "torch"), found, strict=True))
+
+
 def rows(where, times, moved):
     copy = moved["copy"] / times["copy"]
     table = []
@@ -302,12 +315,16 @@ def main():
         for shape in LOGITS:
             table += r_drop_cases(device, dtype, shape, options.seconds)
     show(table)
-    if not isinstance(device, Torch):
+    memory = kept(device) if isinstance(device, Torch) else None
+    if memory:
+        print(f"kept for the backward of {MIB} elements, bytes: {memory}")
+    else:
         print("torch was not timed:", "it cannot run in the simulator" if SIMULATED else "it is not installed")
     name = device.name.replace(" ", "-")
     out = options.out or Path(__file__).parent / "results" / f"gpu-{name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"gpu": device.name, "fastdrop": fd.__version__, "p": P, "day": time.strftime("%Y-%m-%d"), "rows": table}
+    report = {"gpu": device.name, "fastdrop": fd.__version__, "p": P, "day": time.strftime("%Y-%m-%d")}
+    report |= {"kept for the backward": memory, "rows": table}
     out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"equal to the CPU bit by bit; written to {os.path.relpath(out)}")
 

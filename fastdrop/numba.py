@@ -12,6 +12,31 @@ position in the mask's own shape; ``seed`` and ``stream`` are those of the `fast
     threshold(p), scale(p)                           what p, the probability to drop, becomes; take them out of loops
 
 They also run as plain Python, slowly, on NumPy's scalars.
+
+Examples
+--------
+>>> import fastdrop as fd, numpy as np
+>>> from numba import njit
+>>> from fastdrop.numba import keep, keep_bits64, keep_lane, scale, threshold, uniform32
+>>> mask = fd.mask(640, 0.25, rng=42)
+>>> key, t = (np.uint64(mask.seed), np.uint64(mask.stream)), threshold(mask.p)
+
+One element, as its number and as a decision:
+
+>>> one = njit(lambda seed, stream, index, t: (keep(seed, stream, index, t), uniform32(seed, stream, index) < t))
+>>> bool(mask[137].keep()), one(*key, 137, t), scale(mask.p)
+(True, (True, True), 1.3333333333333333)
+
+64 consecutive elements, bit j of word w for element 64 * w + j, and the 16 of call 24, which lie in groups of four 64
+apart, from 256 * (24 // 16) + 4 * (24 % 16) on:
+
+>>> word = njit(lambda seed, stream, w, t: keep_bits64(seed, stream, w, t))
+>>> int(word(*key, 2, t)) == int(mask.bits().view(np.uint64)[2])
+True
+>>> lane = njit(lambda seed, stream, call, t: keep_lane(seed, stream, call, t))
+>>> at = 288 + 64 * (np.arange(16) // 4) + np.arange(16) % 4
+>>> [lane(*key, 24, t) >> bit & 1 for bit in range(16)] == mask.keep()[at].astype(int).tolist()
+True
 """
 
 from .backends.numba_rule import keep, keep_bits64, keep_lane, scale, threshold, uniform32

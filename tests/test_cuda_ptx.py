@@ -97,7 +97,26 @@ def compile_all():
     for kernel, signature in zip(numba_cuda.bits_kernels, (lanes, anywhere), strict=True):
         ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=CAPABILITY)
         result["float32"][kernel.py_func.__name__] = {"ptx": ptx, "log": assemble(ptx)}
+    kernel, signature = users_kernel()
+    ptx, _ = cuda.compile_ptx(kernel, signature, cc=CAPABILITY)
+    result["user"] = {"ptx": ptx, "log": assemble(ptx)}
     print(json.dumps(result))
+
+
+def users_kernel():
+    """Every function of `fastdrop.numba` in a kernel, with its signature."""
+    from numba import cuda, types
+
+    from fastdrop.numba import keep, keep_bits64, keep_lane, scale, threshold, uniform32
+
+    def kernel(out, p, seed, stream):
+        i = cuda.grid(1)
+        t = threshold(p)
+        out[4 * i] = keep(seed, stream, i, t) + uniform32(seed, stream, i) * scale(p)
+        out[4 * i + 1] = keep_lane(seed, stream, i, t)
+        out[4 * i + 2] = keep_bits64(seed, stream, i, t)
+
+    return kernel, (types.Array(types.float64, 1, "C"), types.float64, types.uint64, types.uint64)
 
 
 def assemble(ptx):
@@ -188,3 +207,8 @@ def test_bits_kernels_use_no_local_memory(compiled, name):
     code = compiled["float32"][name]
     assert "0 bytes stack frame, 0 bytes spill stores" in code["log"]
     assert not instructions(code, r"\S*\.f64")
+
+
+def test_the_rule_compiles_in_users_kernels(compiled):
+    assert "0 bytes stack frame, 0 bytes spill stores" in compiled["user"]["log"]
+    assert not instructions(compiled["user"], "call")

@@ -1,5 +1,6 @@
 """The Numba backend on the CPU against the reference backend and the answer file, to the bit."""
 
+import doctest
 import json
 import os
 import platform
@@ -306,3 +307,9 @@ def test_example_agrees_with_numpy(example):
     differences = [float(line.rpartition(" by ")[2]) for line in done.stdout.splitlines()]
     assert len(differences) >= 2
     assert max(differences) < 2e-6
+
+
+def test_examples_of_the_rule_for_users_run():
+    failed, tried = doctest.testmod(rule)
+    assert tried >= 8
+    assert failed == 0
