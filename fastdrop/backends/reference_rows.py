@@ -110,7 +110,9 @@ def _log_ratio(log_p, log_q):
 
 def _kl(p, q, log_p, log_q):
     ratio = _log_ratio(log_p, log_q)
-    kl = _infinite(_dot(p, ratio), np.isneginf(log_q) & ~np.isneginf(log_p))
+    beyond = np.where(p == 0, q, 0).sum(-1)
+    kl = _dot(p, ratio + np.expm1(-ratio)) + beyond  # with the sum of q - p, which is 0: what cancels is never summed
+    kl = _infinite(kl, np.isneginf(log_q) & ~np.isneginf(log_p))
     return kl, _times(p, ratio - kl[:, None]), q - p
 
 

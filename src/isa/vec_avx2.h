@@ -125,6 +125,12 @@ static inline vf vf_scale2(vf a, vf n)  /* 2**n: n as an integer in the low bits
     return _mm256_and_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(power)), _mm256_cmp_ps(n, _mm256_set1_ps(-126), _CMP_NLT_UQ));
 }
 
+static inline vf vf_lift(vf a, vf t)
+{
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+}
+static inline vf vf_choose(vf c, vf a, vf b) { return _mm256_blendv_ps(b, a, _mm256_cmp_ps(c, _mm256_setzero_ps(), _CMP_LT_OQ)); }
+
 static inline vd vd_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
 static inline vd vd_fms(vd a, vd b, vd c) { return _mm256_fmsub_pd(a, b, c); }
 static inline vd vd_sub(vd a, vd b) { return _mm256_sub_pd(a, b); }
@@ -138,3 +144,8 @@ static inline vd vd_scale2(vd a, vd n)
     __m256i power = _mm256_slli_epi64(_mm256_add_epi64(bits, _mm256_set1_epi64x(1023)), 52);
     return _mm256_and_pd(_mm256_mul_pd(a, _mm256_castsi256_pd(power)), _mm256_cmp_pd(n, _mm256_set1_pd(-1022), _CMP_NLT_UQ));
 }
+static inline vd vd_lift(vd a, vd t)
+{
+    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(a), _mm256_slli_epi64(_mm256_castpd_si256(t), 52)));
+}
+static inline vd vd_choose(vd c, vd a, vd b) { return _mm256_blendv_pd(b, a, _mm256_cmp_pd(c, _mm256_setzero_pd(), _CMP_LT_OQ)); }

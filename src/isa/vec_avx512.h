@@ -118,6 +118,9 @@ static inline vf vf_scale2(vf a, vf n)
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(n, _mm512_set1_ps(-126), _CMP_NLT_UQ), a, n);
 }
 
+static inline vf vf_lift(vf a, vf t) { return _mm512_scalef_ps(a, vf_sub(t, vf_set(0x1.8p23f))); }  /* one step, not two */
+static inline vf vf_choose(vf c, vf a, vf b) { return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(c, _mm512_setzero_ps(), _CMP_LT_OQ), a); }
+
 static inline vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 static inline vd vd_fms(vd a, vd b, vd c) { return _mm512_fmsub_pd(a, b, c); }
 static inline vd vd_sub(vd a, vd b) { return _mm512_sub_pd(a, b); }
@@ -129,3 +132,12 @@ static inline vd vd_scale2(vd a, vd n)
 {
     return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(n, _mm512_set1_pd(-1022), _CMP_NLT_UQ), a, n);
 }
+static inline vd vd_lift(vd a, vd t) { return _mm512_scalef_pd(a, vd_sub(t, vd_set(0x1.8p52))); }
+static inline vd vd_choose(vd c, vd a, vd b) { return _mm512_mask_mov_pd(b, _mm512_cmp_pd_mask(c, _mm512_setzero_pd(), _CMP_LT_OQ), a); }
+
+#define VEC_PARTS  /* the first n elements by a mask; where there are none, rows_of.inc copies them */
+static inline __mmask16 vec_first(size_t n) { return (__mmask16)((1u << n) - 1); }
+static inline vf vf_load_part(const float *p, size_t n, double fill) { return _mm512_mask_loadu_ps(vf_set((float)fill), vec_first(n), p); }
+static inline void vf_store_part(float *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, vec_first(n), a); }
+static inline vd vd_load_part(const double *p, size_t n, double fill) { return _mm512_mask_loadu_pd(vd_set(fill), (__mmask8)vec_first(n), p); }
+static inline void vd_store_part(double *p, vd a, size_t n) { _mm512_mask_storeu_pd(p, (__mmask8)vec_first(n), a); }

@@ -102,6 +102,12 @@ static inline vf vf_scale2(vf a, vf n)
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(vmulq_f32(a, power)), under));
 }
 
+static inline vf vf_lift(vf a, vf t)
+{
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), vshlq_n_s32(vreinterpretq_s32_f32(t), 23)));
+}
+static inline vf vf_choose(vf c, vf a, vf b) { return vbslq_f32(vcltq_f32(c, vdupq_n_f32(0)), a, b); }
+
 static inline vd vd_fma(vd a, vd b, vd c) { return vfmaq_f64(c, a, b); }
 static inline vd vd_fms(vd a, vd b, vd c) { return vfmaq_f64(vnegq_f64(c), a, b); }
 static inline vd vd_sub(vd a, vd b) { return vsubq_f64(a, b); }
@@ -115,3 +121,8 @@ static inline vd vd_scale2(vd a, vd n)
     uint64x2_t under = vcltq_f64(n, vdupq_n_f64(-1022));
     return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(vmulq_f64(a, power)), under));
 }
+static inline vd vd_lift(vd a, vd t)
+{
+    return vreinterpretq_f64_s64(vaddq_s64(vreinterpretq_s64_f64(a), vshlq_n_s64(vreinterpretq_s64_f64(t), 52)));
+}
+static inline vd vd_choose(vd c, vd a, vd b) { return vbslq_f64(vcltq_f64(c, vdupq_n_f64(0)), a, b); }

@@ -134,7 +134,19 @@ static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
             a.v[i] = n.v[i] < 1 - bias ? 0 : a.v[i] * power;                                                           \
         }                                                                                                              \
         return a;                                                                                                      \
-    }
+    }                                                                                                                  \
+    static inline V V##_lift(V a, V t)                                                                                 \
+    {                                                                                                                  \
+        for (int i = 0; i < 4; i++) {                                                                                  \
+            U bits, more;                                                                                              \
+            memcpy(&bits, &a.v[i], sizeof bits);                                                                       \
+            memcpy(&more, &t.v[i], sizeof more);                                                                       \
+            bits += more << mantissa;                                                                                  \
+            memcpy(&a.v[i], &bits, sizeof bits);                                                                       \
+        }                                                                                                              \
+        return a;                                                                                                      \
+    }                                                                                                                  \
+    static inline V V##_choose(V c, V a, V b) { for (int i = 0; i < 4; i++) a.v[i] = c.v[i] < 0 ? a.v[i] : b.v[i]; return a; }
 
 VEC_SCALAR(vf, float, uint32_t, rintf, 0x1.8p23, 127, 23)
 VEC_SCALAR(vd, double, uint64_t, rint, 0x1.8p52, 1023, 52)
