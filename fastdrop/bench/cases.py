@@ -251,12 +251,84 @@ def relu_dropout_backward(shape, dtype, p):
     )
 
 
+def gelu_dropout(shape, dtype, p):
+    x, residual = normal(shape, dtype), normal(shape, dtype, seed=1)
+    y = touched(x)
+    return Prepared(
+        lambda rng: (fd.gelu_dropout(x, p, rng=rng, out=y)[0],),
+        {"add": lambda: np.add(x, residual, out=y), "copy": lambda: np.copyto(y, x)},
+    )
+
+
+def gelu_dropout_backward(shape, dtype, p):
+    dy, x = normal(shape, dtype), normal(shape, dtype, seed=1)
+    dx = touched(dy)
+    return Prepared(
+        lambda rng: (fd.gelu_dropout_backward(dy, x, fd.mask(shape, p, rng=rng), out=dx),),
+        {"add": lambda: np.add(x, dy, out=dx), "copy": lambda: np.copyto(dx, dy)},
+    )
+
+
+def softmax_dropout(shape, dtype, p):
+    x, dy = normal(shape, dtype), normal(shape, dtype, seed=1)
+    y, dx = touched(x), touched(x)
+
+    def call(rng):
+        _, mask, log_sum = fd.softmax_dropout(x, p, rng=rng, out=y)
+        return y, fd.softmax_dropout_backward(dy, x, log_sum, mask, out=dx)
+
+    return Prepared(call, {"copy": lambda: np.copyto(y, x)})
+
+
+def train_stored(shape, dtype, p):
+    x, dy = normal(shape, dtype), normal(shape, dtype, seed=1)
+    y, dx = touched(x), touched(x)
+    drawn_rng = fd.Rng(SEED)
+
+    def call(rng):
+        mask = fd.mask(shape, p, rng=rng).stored()
+        return mask.apply(x, y), mask.backward(dy, out=dx)
+
+    def drawn():
+        mask = fd.dropout(x, p, rng=drawn_rng, out=y)[1]
+        return fd.dropout_backward(dy, mask, out=dx)
+
+    return Prepared(call, {"drawn": drawn})
+
+
+def apply_stored(shape, dtype, p):
+    x = normal(shape, dtype)
+    y = touched(x)
+    mask = fd.mask(shape, p, rng=SEED)
+    stored = mask.stored()
+    return Prepared(lambda rng: (stored.apply(x, y),), {"drawn": lambda: mask.apply(x, y)})
+
+
+def between_products(shape, dtype, p):
+    """A layer's dropout: the threads of the BLAS library have just been at work, and may still be waiting for more."""
+    x = normal(shape, dtype)
+    y = touched(x)
+    a = normal((512, 512), dtype)
+    product = touched(a)
+
+    def call(rng):
+        np.matmul(a, a, out=product)
+        return (fd.dropout(x, p, rng=rng, out=y)[0],)
+
+    def copy():
+        np.matmul(a, a, out=product)
+        np.copyto(y, x)
+
+    return Prepared(call, {"copy": copy})
+
+
 FLAT = ((1000,), (64 * 1024,), (M,), (16 * M,))
 ROWS = ((64, 1024), (16 * 1024, 1024))
 SQUARE = ((256, 256), (4096, 4096))
 IMAGES = ((4, 16, 32, 32), (64, 64, 64, 64))
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SEQUENCES = ((4, 32, 512), (64, 512, 512))
+KEYS = ((64, 512), (6144, 512))
 READ_WRITE = "x read, y written"
 
 CASES = {
@@ -280,6 +352,29 @@ CASES = {
         Case("dropout_add, backward", "reused", dropout_add_backward, READ_WRITE, 2, ROWS, tolerance=1e-6),
         Case("relu_dropout", "reused", relu_dropout, READ_WRITE, 2, ROWS),
         Case("relu_dropout, backward", "reused", relu_dropout_backward, "dy, x read, dx written", 3, ROWS),
+        Case("gelu_dropout", "reused", gelu_dropout, READ_WRITE, 2, ROWS, tolerance=1e-6),
+        Case(
+            "gelu_dropout, backward",
+            "reused",
+            gelu_dropout_backward,
+            "dy, x read, dx written",
+            3,
+            ROWS,
+            tolerance=1e-6,
+        ),
+        Case(
+            "softmax_dropout",
+            "reused",
+            softmax_dropout,
+            "x read, y written, x, dy read, dx written",
+            5,
+            KEYS,
+            p=(0.1, 0.5),
+            tolerance=1e-6,
+        ),
+        Case("train, stored", "reused", train_stored, "x, dy read, y, dx written, bits", 4 + 3 / 32, FLAT[1:]),
+        Case("apply, stored", "reused", apply_stored, "x and bits read, y written", 2 + 1 / 32, FLAT[1:]),
+        Case("between products", "reused", between_products, "x read, y written, beside a product", 2, FLAT[2:3]),
     ]
 }
 

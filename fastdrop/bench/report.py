@@ -30,11 +30,12 @@ def results(checks, rows, counts):
     Returns
     -------
     list of dict
-        number, what, target, values and skipped (both by "one" and "all"), met (None: not judged or nothing measured).
+        number, what, target, values, limits, skipped (these three by "one" and "all"), met (None: not judged or
+        nothing measured).
     """
     out = []
     for check in checks:
-        values, skipped = {}, {}
+        values, limits, skipped = {}, {}, {}
         for which, threads in counts.items():
             if which not in check.threads:
                 continue
@@ -44,6 +45,8 @@ def results(checks, rows, counts):
                 skipped[which] = reasons[0]
             else:
                 values[which] = check.value(mine)
+                if check.limit:
+                    limits[which] = check.limit(mine)
         judged = {} if check.goal is None else {which: check.met(value) for which, value in values.items()}
         out.append(
             {
@@ -52,6 +55,7 @@ def results(checks, rows, counts):
                 "target": "" if check.goal is None else f"{check.sense} {check.goal:g}",
                 "unit": check.unit,
                 "values": values,
+                "limits": limits,
                 "skipped": skipped,
                 "met": judged or None,
             }
@@ -78,7 +82,9 @@ def table(found, counts):
         cells = []
         for which in counts:
             if which in result["values"]:
-                cells.append(figure(result["values"][which], result["unit"]))
+                limit = result["limits"].get(which)
+                of = "" if limit is None else f" of {figure(limit, 'x')}"
+                cells.append(figure(result["values"][which], result["unit"]) + of)
             elif which in result["skipped"]:
                 note = reasons.setdefault(result["skipped"][which], len(reasons) + 1)
                 cells.append(f"skipped ({note})")
@@ -96,6 +102,8 @@ def table(found, counts):
     text.insert(
         1, "|" + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)) + "|"
     )
+    if any(result["limits"] for result in found):
+        text += ["", '"of": what it would be if fastdrop took as long as np.copyto of the same bytes in the same run.']
     for reason, note in reasons.items():
         text += ["", *textwrap.wrap(f"({note}) skipped: {reason}", 120)]
     return "\n".join(text)

@@ -7,7 +7,7 @@ ratios are of times taken in the same run, most of them in turn in the same proc
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .cases import M
+from .cases import CASES, M
 from .rivals import RIVALS
 from .worker import Job
 
@@ -30,6 +30,7 @@ class Check:
     value: Callable  # rows of the jobs -> number
     threads: str = "one and all"  # or "one", "all"
     unit: str = "x"
+    limit: Callable | None = None  # rows of the jobs -> the number that no kernel can pass, measured in the same run
 
     def met(self, value):
         """Is the number reached."""
@@ -77,6 +78,11 @@ def value(rows):
     return rows[0]["value"]
 
 
+def size_name(n):
+    """65536 -> "64k"."""
+    return f"{n // M}M" if n >= M else f"{n // 1024}k"
+
+
 def microseconds(rows):
     """Microseconds a call."""
     return rows[0]["seconds"] * 1e6
@@ -87,10 +93,16 @@ def within(number, goal, what, job, yardstick, threads="one and all"):
     return Check(number, what, "<=", goal, (job,), lambda rows: rows[0]["ratios"][yardstick], threads)
 
 
-def against(number, goal, what, op, rival, shape, rival_op=None):
+def if_copied(rows):
+    """How many times longer the second takes than np.copyto of as many bytes as the first moves."""
+    case, job = CASES[rows[0]["op"]], rows[0]
+    return rows[1]["seconds"] / (job["yardsticks"]["copy"] * case.arrays / 2)
+
+
+def against(number, goal, what, op, rival, shape, rival_op=None, p=RIVAL_P):
     """Check that a rival takes at least ``goal`` times as long; ``goal`` None: show it, nobody asked for a number."""
-    jobs = Job(op, shape, p=RIVAL_P), Job(rival_op or op, shape, p=RIVAL_P, library=rival)
-    return Check(number, what, ">=", goal, jobs, behind)
+    jobs = Job(op, shape, p=p), Job(rival_op or op, shape, p=p, library=rival)
+    return Check(number, what, ">=", goal, jobs, behind, limit=if_copied)
 
 
 ISA = [Job("dropout", (n,), p=p, isa=isa) for n, p in ((64 * 1024, 0.1), (16 * M, 0.1)) for isa in ("avx2", "avx512")]
@@ -151,6 +163,29 @@ CHECKS = [
         within("fused", 1.3, f"{op}, 64 MiB, over np.add", Job(op, ROWS), "add")
         for op in ("dropout_add", "dropout_add, backward", "relu_dropout", "relu_dropout, backward")
     ],
+    *[
+        within("fused", None, f"{op}, 64 MiB, over np.add", Job(op, ROWS), "add")
+        for op in ("gelu_dropout", "gelu_dropout, backward")
+    ],
+    *[
+        against(
+            "softmax",
+            8,
+            f"softmax_dropout, {n} keys, p = {p}, torch",
+            "softmax_dropout",
+            "torch",
+            (12 * 512 * 512 // n, n),
+            p=p,
+        )
+        for n in (128, 512, 4096)
+        for p in (0.1, 0.5)
+    ],
+    *[
+        within("stored", None, f"mask.stored(), {what}, {size_name(n)}, over drawing", Job(op, (n,)), "drawn", "one")
+        for op, what in (("train, stored", "forward + backward"), ("apply, stored", "each further use"))
+        for n in (64 * 1024, M, 16 * M)
+    ],
+    within("blas", None, "between matrix products, 1M, over np.copyto there", Job("between products", (M,)), "copy"),
     within("numba", 3, "Numba backend, out=, 64 MiB, over native", Job("dropout, numba", BIG), "native", "one"),
     Check(
         "numba",
