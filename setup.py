@@ -26,7 +26,7 @@ class BuildExt(build_ext):
             flags, links = ["/O2", "/std:c11", "/openmp"], []
         else:
             openmp = ["-fopenmp"] if self._takes("-fopenmp") else []
-            flags, links = ["-std=gnu11", "-O3", "-ffp-contract=off", *openmp], [*openmp, "-lm"]
+            flags, links = ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off", *openmp], [*openmp, "-lm"]
             if STRICT:  # the C that Cython writes has unused parameters
                 flags += ["-Werror", "-Wall", "-Wextra", "-Wno-unused-parameter"]
         for extension in self.extensions:

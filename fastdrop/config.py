@@ -31,6 +31,7 @@ finally:
         del os.environ["OMP_WAIT_POLICY"]
 
 STREAM_VERSION = 1
+MOST_THREADS = 1024
 
 
 def _cpus():
@@ -60,12 +61,12 @@ def set_num_threads(n):
     Parameters
     ----------
     n : int
-        At least 1.
+        At least 1, at most 1024: OpenMP ends the process where the system refuses it a thread.
 
     Raises
     ------
     TypeError, ValueError
-        If ``n`` is not an integer of at least 1.
+        If ``n`` is not such an integer.
 
     Examples
     --------
@@ -79,8 +80,8 @@ def set_num_threads(n):
         number = operator.index(n)
     except TypeError:
         raise TypeError(f"n must be an integer of at least 1, got {n!r}") from None
-    if not 1 <= number <= 65536:
-        raise ValueError(f"n must be an integer of at least 1 (and at most 65536), got {number}")
+    if not 1 <= number <= MOST_THREADS:
+        raise ValueError(f"n must be an integer of at least 1 and at most {MOST_THREADS}, got {number}")
     with _lock:
         _threads = number
         if _core is not None:

@@ -118,9 +118,9 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
 
 
 def _with_bias(dy, mask, bias_shape, out):
-    _fits("bias_shape", bias_shape, dy.shape)
+    _fits("bias_shape", bias_shape, "dy", dy.shape)
     as_array(dy, "dy")
-    _fits("mask", mask.shape, dy.shape)
+    _fits("mask", mask.shape, "dy", dy.shape)
     dx = _target(out, dy, ("dy",), (dy,))
     dbias = np.zeros((1,) * (dy.ndim - len(bias_shape)) + bias_shape, wide_dtype(dy.dtype))
     if dy.size:
@@ -316,18 +316,18 @@ def _run(*args, out):
     for name, a in zip(names[1:], arrays[1:], strict=True):
         if a.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
             raise TypeError(f"{name} must have {names[0]}'s dtype {x.dtype}, got {a.dtype}")
-        _fits(name, a.shape, x.shape)
+        _fits(name, a.shape, names[0], x.shape)
     if mask is not None and not isinstance(mask, Mask):
         raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
     if mask is None:
         shape = x.shape
         if mask_shape is not None:
             shape = check_mask_shape(mask_shape)
-            _fits("mask_shape", shape, x.shape)
+            _fits("mask_shape", shape, names[0], x.shape)
         p = _fit_p(check_p(p), shape)
     else:
         shape = mask.shape
-        _fits("mask", shape, x.shape)
+        _fits("mask", shape, names[0], x.shape)
     y = _target(out, x, names, arrays)
     if not training:
         mask = Mask._make(0, 0, shape, 0.0)
@@ -341,10 +341,10 @@ def _run(*args, out):
     return y, mask
 
 
-def _fits(name, shape, whole):
+def _fits(name, shape, whole_name, whole):
     lead = len(whole) - len(shape)
     if lead < 0 or any(m not in (1, n) for m, n in zip(shape, whole[lead:], strict=True)):
-        raise ValueError(f"{name} of shape {shape} does not broadcast to x's shape {whole}")
+        raise ValueError(f"{name} of shape {shape} does not broadcast to {whole_name}'s shape {whole}")
 
 
 def _target(out, x, names, arrays):

@@ -81,14 +81,19 @@ def check_p(p):
     return p
 
 
+MOST_AXES = 64  # NumPy's limit too
+
+
 def check_shape(shape, name="shape"):
-    """Return ``shape`` as a tuple of ints; raise unless each is at least 0 and their product below 2**64."""
+    """Return ``shape`` as a tuple of ints; raise unless there are at most 64, each at least 0, their product below 2**64."""
     try:
         shape = tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
     except TypeError:
         raise TypeError(f"{name} must be an integer or a tuple of integers, got {shape!r}") from None
-    if shape and min(shape) < 0:
-        raise ValueError(f"{name} must not hold negative numbers, got {shape}")
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{name} must have at most {MOST_AXES} axes, got {len(shape)}")
+    if shape and not 0 <= min(shape) <= max(shape) <= MASK64 + 1:
+        raise ValueError(f"{name} must hold numbers from 0 to 2**64, got {shape}")
     if math.prod(shape) > MASK64 + 1:
         raise ValueError(f"{name} must have at most 2**64 elements, got {shape}")
     return shape

@@ -183,6 +183,11 @@ def test_bad_input_is_named_and_changes_nothing(change, error, words):
     assert rng.stream == 0
 
 
+def test_what_does_not_fit_dy_is_said_of_dy():
+    with pytest.raises(ValueError, match=r"bias_shape of shape \(3,\) does not broadcast to dy's shape \(4, 4\)"):
+        fd.dropout_add_backward(np.ones((4, 4)), fd.mask((4, 4), 0.5, rng=0), bias_shape=(3,))
+
+
 def test_out_may_not_overlap_in_part():
     whole = np.ones(20)
     with pytest.raises(ValueError, match="overlap"):

@@ -179,7 +179,7 @@ def test_sum_is_the_adjoint_of_apply(data):
             TypeError,
             "x_shape must be an integer or a tuple of integers, got 'ab'",
         ),
-        ({"dy": np.ones((3, 4)), "x_shape": (-1,)}, ValueError, "x_shape must not hold negative numbers"),
+        ({"dy": np.ones((3, 4)), "x_shape": (-1,)}, ValueError, "x_shape must hold numbers from 0"),
         ({"dy": np.ones(4)}, ValueError, r"dy must have the shape of apply\(x\), \(3, 4\), got \(4,\)"),
         ({"dy": np.ones(5)}, ValueError, r"dy of shape \(5,\) does not broadcast with the mask's shape \(3, 4\)"),
         (

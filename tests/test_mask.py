@@ -98,7 +98,7 @@ def test_immutable(make, name):
         mask[0] = 1
 
 
-@pytest.mark.parametrize("shape", [-1, (2, -3), (2**33, 2**33), 2.5, (2, None), None, "ab"])
+@pytest.mark.parametrize("shape", [-1, (2, -3), (2**33, 2**33), (2**70, 0), (1,) * 65, 2.5, (2, None), None, "ab"])
 def test_bad_shape(shape):
     rng = fd.Rng(0)
     with pytest.raises((TypeError, ValueError), match=r"shape must .* got|at most 2\*\*64 elements, got"):
