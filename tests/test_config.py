@@ -71,7 +71,8 @@ def test_set_num_threads():
 
 
 @pytest.mark.parametrize(
-    ("n", "error"), [(0, ValueError), (-3, ValueError), (1025, ValueError), (1.0, TypeError), ("2", TypeError), (None, TypeError)]
+    ("n", "error"),
+    [(0, ValueError), (-3, ValueError), (1025, ValueError), (1.0, TypeError), ("2", TypeError), (None, TypeError)],
 )
 def test_bad_threads(n, error):
     before = fd.get_num_threads()

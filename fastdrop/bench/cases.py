@@ -322,6 +322,99 @@ def between_products(shape, dtype, p):
     return Prepared(call, {"copy": copy})
 
 
+# -- losses, several samples -------------------------------------------------------------------------------------------
+
+
+def two_logits(shape, dtype):
+    """Logits and room for their gradients: a, b, da, db."""
+    a, b = normal(shape, dtype), np.ascontiguousarray(normal(shape, dtype)[::-1])
+    return a, b, touched(a), touched(b)
+
+
+def symmetric_kl(shape, dtype, p):
+    a, b, da, db = two_logits(shape, dtype)
+
+    def call(rng):
+        loss, *gradients = fd.symmetric_kl(a, b, out=(da, db))
+        return np.array(loss), *gradients
+
+    return Prepared(call, {"copies": lambda: (np.copyto(da, a), np.copyto(db, b))})
+
+
+def r_drop(shape, dtype, p):
+    a, b, da, db = two_logits(shape, dtype)
+    labels = np.arange(shape[0]) % shape[1]
+
+    def call(rng):
+        result = fd.r_drop(a, b, labels, alpha=5.0, out=(da, db))
+        return np.array([result.loss, result.ce, result.kl]), da, db
+
+    return Prepared(call, {"copies": lambda: (np.copyto(da, a), np.copyto(db, b))})
+
+
+def multi_sample_mean(shape, dtype, p):
+    x = normal(shape, dtype)
+    y, rng8 = touched(x), fd.Rng(SEED)
+    return Prepared(
+        lambda rng: (fd.multi_sample_mean(x, p, SAMPLES, rng=rng)[0],),
+        {
+            "dropouts": lambda: [fd.dropout(x, p, rng=rng8, out=y) for _ in range(SAMPLES)],
+            "copy": lambda: np.copyto(y, x),
+        },
+    )
+
+
+def multi_sample_linear(shape, dtype, p):
+    """A head and its gradients with the samples' losses kept apart, beside its three matrix products alone."""
+    rows, features = shape
+    x, weights, bias = (
+        normal(shape, dtype),
+        normal((features, CLASSES), dtype, seed=1),
+        normal((CLASSES,), dtype, seed=2),
+    )
+    dlogits = normal((SAMPLES, rows, CLASSES), dtype, seed=3)
+    flat = dlogits.reshape(-1, CLASSES)
+    wide, logits, dweights = np.empty((SAMPLES * rows, features), dtype), np.empty_like(flat), np.empty_like(weights)
+
+    def call(rng):
+        logits, mask = fd.multi_sample_linear(x, weights, bias, p, SAMPLES, rng=rng)
+        return logits, *fd.multi_sample_linear_backward(dlogits, x, weights, mask)
+
+    def products():
+        np.matmul(wide, weights, out=logits)
+        np.matmul(flat, weights.T, out=wide)
+        np.matmul(wide.T, flat, out=dweights)
+
+    return Prepared(call, {"products": products})
+
+
+def mc_dropout(shape, dtype, p):
+    """A network of two layers predicting with dropout on, beside the same predictions with nothing made of them."""
+    x, first = normal(shape, dtype), normal((shape[1], HIDDEN), dtype, seed=1)
+    second, last = (
+        normal((HIDDEN, HIDDEN), dtype, seed=2) / HIDDEN**0.5,
+        normal((HIDDEN, 10), dtype, seed=3) / HIDDEN**0.5,
+    )
+    rng_alone = fd.Rng(SEED)
+
+    def network(x, drop):
+        h = drop(np.maximum(x @ first, 0))
+        h = drop(np.maximum(h @ second, 0)) @ last
+        e = np.exp(h - h.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+    def call(rng):
+        return tuple(fd.mc_dropout(lambda x, sample: network(x, lambda h: sample.dropout(h, p)), x, PASSES, rng=rng))
+
+    def alone():
+        for _ in range(PASSES):
+            network(x, lambda h: fd.dropout(h, p, rng=rng_alone, mask_shape=(1, HIDDEN))[0])
+
+    return Prepared(call, {"predict": alone})
+
+
+SAMPLES, CLASSES = 8, 1000  # of multi-sample dropout
+HIDDEN, PASSES = 512, 30  # of Monte Carlo dropout
 FLAT = ((1000,), (64 * 1024,), (M,), (16 * M,))
 ROWS = ((64, 1024), (16 * 1024, 1024))
 SQUARE = ((256, 256), (4096, 4096))
@@ -329,6 +422,7 @@ IMAGES = ((4, 16, 32, 32), (64, 64, 64, 64))
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SEQUENCES = ((4, 32, 512), (64, 512, 512))
 KEYS = ((64, 512), (6144, 512))
+LOGITS = ((4096, 1000), (1024, 32000))
 READ_WRITE = "x read, y written"
 
 CASES = {
@@ -375,6 +469,20 @@ CASES = {
         Case("train, stored", "reused", train_stored, "x, dy read, y, dx written, bits", 4 + 3 / 32, FLAT[1:]),
         Case("apply, stored", "reused", apply_stored, "x and bits read, y written", 2 + 1 / 32, FLAT[1:]),
         Case("between products", "reused", between_products, "x read, y written, beside a product", 2, FLAT[2:3]),
+        Case("symmetric_kl", "reused", symmetric_kl, "a, b read, da, db written", 4, LOGITS, tolerance=1e-6, proved=M),
+        Case("r_drop", "reused", r_drop, "a, b read, da, db written", 4, LOGITS, tolerance=1e-6, proved=M),
+        Case("multi_sample_mean", "fresh", multi_sample_mean, READ_WRITE, 2, FLAT[1:], p=(0.1, 0.5), proved=M),
+        Case(
+            "multi_sample_linear",
+            "fresh",
+            multi_sample_linear,
+            "x read twice, dx written, and what the matrix products move",
+            3,
+            ((512, 4096),),
+            tolerance=1e-5,
+            proved=M // 4,
+        ),
+        Case("mc_dropout", "fresh", mc_dropout, "x read a sample", PASSES, ((100, 64), (1000, 64)), tolerance=1e-5),
     ]
 }
 

@@ -4,10 +4,11 @@ A check names the jobs it needs and how a number follows from their rows; jobs t
 ratios are of times taken in the same run, most of them in turn in the same process.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .cases import CASES, M
+from .cases import CASES, SAMPLES, M
 from .rivals import RIVALS
 from .worker import Job
 
@@ -68,6 +69,11 @@ def extra(rows):
     return rows[0]["extra_bytes"] / 2**20
 
 
+def extra_a_row(rows):
+    """Bytes beyond input and output at the peak of a call, for each row."""
+    return rows[0]["extra_bytes"] / rows[0]["shape"][0]
+
+
 def kept(rows):
     """Bytes that a mask takes."""
     return rows[0]["mask_bytes"]
@@ -103,6 +109,69 @@ def against(number, goal, what, op, rival, shape, rival_op=None, p=RIVAL_P):
     """Check that a rival takes at least ``goal`` times as long; ``goal`` None: show it, nobody asked for a number."""
     jobs = Job(op, shape, p=p), Job(rival_op or op, shape, p=p, library=rival)
     return Check(number, what, ">=", goal, jobs, behind, limit=if_copied)
+
+
+def losses_and_samples():
+    """Checks of the losses, of multi-sample and of Monte Carlo dropout."""
+    long, short, head = (1024, 32000), (4096, 1000), (512, 4096)
+
+    def exact(what, op):
+        return Check("losses", what, "<=", 1, (Job(op, (8, 1000), kind="value"),), value, "one", "ppm")
+
+    def memory_of_rows(op):
+        job = Job(op, (M, 16), kind="memory")
+        return Check("losses", f"{op}, extra memory a row", "<=", 64, (job,), extra_a_row, unit="bytes")
+
+    return [
+        within("losses", 1.8, "symmetric_kl, (1024, 32000), over copying both", Job("symmetric_kl", long), "copies"),
+        within("losses", 2.3, "symmetric_kl, (4096, 1000), over copying both", Job("symmetric_kl", short), "copies"),
+        *[
+            against("losses", goal, f"{op}, {shape}, torch", op, "torch", shape)
+            for op, goals in (("symmetric_kl", (100, 35)), ("r_drop", (100, 40)))
+            for goal, shape in zip(goals, (long, short), strict=True)
+        ],
+        memory_of_rows("symmetric_kl"),
+        memory_of_rows("r_drop"),
+        exact("error of a loss on hard inputs, worst of five losses", "losses, exact"),
+        exact("error of gradients, over their row's largest", "gradients, exact"),
+        *[
+            check
+            for p in (0.1, 0.5)
+            for check in (
+                Check(
+                    "samples",
+                    f"mean of 8, 16M, p = {p}, torch",
+                    ">=",
+                    80,
+                    (
+                        Job("multi_sample_mean", BIG, p=p),
+                        Job("multi_sample_mean", BIG, p=p, library="torch"),
+                    ),
+                    behind,
+                ),
+                within(
+                    "samples",
+                    0.5,
+                    f"mean of 8, 16M, p = {p}, over 8 dropouts",
+                    Job("multi_sample_mean", BIG, p=p),
+                    "dropouts",
+                ),
+            )
+        ],
+        within("samples", 1.15, "linear of 8, over its matrix products", Job("multi_sample_linear", head), "products"),
+        Check(
+            "samples",
+            "linear of 8, extra memory over an [S, B, F] array",
+            "<=",
+            0.25,
+            (Job("multi_sample_linear", head, kind="memory"),),
+            lambda rows: rows[0]["extra_bytes"] / (SAMPLES * math.prod(head) * 4),
+        ),
+        *[
+            within("samples", 1.05, f"mc_dropout, {n} rows, over predict alone", Job("mc_dropout", (n, 64)), "predict")
+            for n in (100, 1000)
+        ],
+    ]
 
 
 ISA = [Job("dropout", (n,), p=p, isa=isa) for n, p in ((64 * 1024, 0.1), (16 * M, 0.1)) for isa in ("avx2", "avx512")]
@@ -208,6 +277,8 @@ CHECKS = [
         "ppm",
     ),
 ]
+
+CHECKS += losses_and_samples()
 
 CURVE_SIZES = tuple(2**k for k in range(8, 27, 2))
 RIVAL_SIZES = tuple(2**k for k in range(8, 25, 4))

@@ -12,6 +12,7 @@ import numpy as np
 import fastdrop as fd
 from fastdrop import backends
 
+from . import accuracy
 from .cases import backend, normal
 
 FIRST_CALL = """
@@ -56,7 +57,22 @@ def losses_apart():
     return worst * 1e6
 
 
-VALUES = {"first call, numba": first_call, "losses across backends": losses_apart}
+def loss_error():
+    """Worst relative error of a float32 loss on `accuracy.inputs`, in parts of a million."""
+    return max(accuracy.worst(op, 1000)["loss_error"] for op in accuracy.LOSSES) * 1e6
+
+
+def gradient_error():
+    """The same of the gradients, relative to their row's largest."""
+    return max(accuracy.worst(op, 1000)["gradient_error"] for op in accuracy.LOSSES) * 1e6
+
+
+VALUES = {
+    "first call, numba": first_call,
+    "losses across backends": losses_apart,
+    "losses, exact": loss_error,
+    "gradients, exact": gradient_error,
+}
 
 
 def measure(job):

@@ -207,7 +207,7 @@ def measure_memory(job, case):
     """Bytes beyond input and output at the peak of a call, and bytes that a mask kept for the backward takes."""
     if peak_memory() is None:
         return {"skipped": f"{platform.system()} does not tell a process's peak memory"}
-    small = case.prepare((cases.M,), job.dtype, job.p)
+    small = case.prepare(job.cut(cases.M).shape, job.dtype, job.p)
     small.call(fd.Rng(cases.SEED))  # threads started, libraries loaded
     prepared = case.prepare(job.shape, job.dtype, job.p)
     ballast = np.ones(64 * cases.M, np.uint8)  # makes the present the peak, whatever the preparation had for a while
