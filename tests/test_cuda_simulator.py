@@ -571,6 +571,17 @@ if SIMULATED:
                 packed = got(cuda.bits(mask, like=put(np.zeros(1, np.float32))))
                 np.testing.assert_array_equal(packed, mask.bits())
 
+    def test_steps_that_fit_no_int64():
+        x = random((2, 20))
+        mask = fd.mask((2, 2**63), 0.3, rng=1)[:, 5:25]
+        same_bits(got(mask.apply(put(x))), mask.apply(x))
+
+    def test_layers_take_device_arrays():
+        x = random((4, 30))
+        layer, same = fd.layers.Dropout(0.3, rng=fd.Rng(1)), fd.layers.Dropout(0.3, rng=fd.Rng(1))
+        same_bits(got(layer(put(x), training=True)), same(x, training=True))
+        same_bits(got(layer.backward(put(x))), same.backward(x))
+
     def test_a_launch_for_each_p_is_the_same(monkeypatch):
         from fastdrop.backends import numba_cuda
 

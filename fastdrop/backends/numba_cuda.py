@@ -29,6 +29,7 @@ from .numba_cuda_parts import (
     launch,
     load16,
     locate,
+    mask_steps,
     numba_stream,
     one_chance,
     p_steps,
@@ -407,7 +408,7 @@ def keep_bits(out, mask, stream):
         threads = 8 * -(-(head + n) // 256)
         launch(lanes, threads, stream, out.kernel_argument(), n, head, *arguments[2:], threshold)
     else:
-        walk = wide(mask.shape, mask.strides_for(mask.shape), p_steps(mask, mask.shape))
+        walk = wide(mask.shape, mask_steps(mask, mask.shape), p_steps(mask, mask.shape))
         threshold, _, thresholds, _ = chances(mask, out, stream)
         stored, kind = stored_bits(mask, out, stream)
         arguments = np.uint64(mask._offset), *source(mask), threshold, thresholds, stored, kind
@@ -436,7 +437,7 @@ def _anywhere(op, y, inputs, mask, stream):
     arrays = [y, *inputs]
     arrays += [inputs[0]] * (4 - len(arrays))
     steps = [one.steps for one in arrays]
-    walk = wide(y.shape, *steps, mask.strides_for(y.shape), p_steps(mask, y.shape))
+    walk = wide(y.shape, *steps, mask_steps(mask, y.shape), p_steps(mask, y.shape))
     memory = [one.kernel_argument() for one in arrays]
     starts = tuple(one.before for one in arrays)
     launch(
@@ -480,7 +481,7 @@ def apply_sum(dx, dy, mask, stream):
     lead = len(dy.shape) - len(dx.shape)
     shared = [i < lead or dx.shape[i - lead] != n for i, n in enumerate(dy.shape)]
     dx_steps = (0,) * lead + dx.steps
-    all_steps = dx_steps, dy.steps, mask.strides_for(dy.shape), p_steps(mask, dy.shape)
+    all_steps = dx_steps, dy.steps, mask_steps(mask, dy.shape), p_steps(mask, dy.shape)
 
     def axes(which):
         shape, *steps = ([at for at, here in zip(one, shared) if here == which] for one in (dy.shape, *all_steps))

@@ -220,6 +220,11 @@ def wide(shape, *steps):
     return [(fill,) * missing + tuple(axes) for fill, axes in zip((1, *[0] * len(steps)), joined, strict=True)]
 
 
+def mask_steps(mask, shape):
+    """Steps in the stream along each axis of ``shape``, modulo 2**64 as an int64 has them."""
+    return [step - (1 << 64) if step >> 63 else step for step in mask.strides_for(shape)]
+
+
 def source(mask):
     """Where a mask's decisions come from, as kernels take it: seed and stream."""
     return np.uint64(mask.seed or 0), np.uint64(mask.stream or 0)

@@ -10,6 +10,7 @@ import math
 import sys
 from collections import deque
 from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 
@@ -103,7 +104,8 @@ class _Library:
                 f"out must be given where x is a bfloat16 {type(like.owner).__name__}: Numba has no such arrays"
             )
         with cuda.gpus[like.device]:
-            return _ANY.describe(cuda.device_array(shape, np.dtype(dtype)), "out", stream)
+            memory = cuda.device_array(shape, np.dtype(dtype), stream=numba_stream(stream))
+            return _ANY.describe(memory, "out", stream)
 
     def deliver(self, array, stream):
         """What the user gets for an array made by `new`, once the work on it is queued."""
@@ -158,7 +160,7 @@ class _Jax(_Library):
     """
 
     def __init__(self):
-        self.held = deque()
+        self.held, self.lock = deque(), Lock()
 
     def describe(self, x, name, stream):
         array = super().describe(x, name, stream)
@@ -175,9 +177,10 @@ class _Jax(_Library):
 
         done = cuda.event(timing=False)
         done.record(numba_stream(stream))
-        self.held.append((done, [array.owner for array in arrays]))
-        while self.held and self.held[0][0].query():
-            self.held.popleft()
+        with self.lock:
+            self.held.append((done, [array.owner for array in arrays]))
+            while self.held and self.held[0][0].query():
+                self.held.popleft()
 
     def deliver(self, array, stream):
         if not array.size:  # no memory to lend
@@ -205,9 +208,10 @@ class _Export:
 
         ours, theirs = self._stream or 1, 1 if stream is None else stream  # 1 is the default stream in DLPack
         if theirs not in (ours, -1):
-            done = cuda.event(timing=False)
-            done.record(numba_stream(ours))
-            done.wait(numba_stream(theirs))
+            with cuda.gpus[self._view.device_id]:
+                done = cuda.event(timing=False)
+                done.record(numba_stream(ours))
+                done.wait(numba_stream(theirs))
         return self._view.__dlpack__(stream=-1, **kwargs)
 
 
