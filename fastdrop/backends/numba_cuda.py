@@ -29,6 +29,7 @@ from .numba_cuda_parts import (
     launch,
     load16,
     locate,
+    locate3,
     mask_steps,
     numba_stream,
     one_chance,
@@ -268,14 +269,16 @@ def _build_for(sources, widen, narrow, computed, lanes):
             assert sources
             e = np.int64(cuda.grid(1))
             if e < n:
-                each = locate(e, shape, each_steps)
-                index = offset + np.uint64(locate(e, shape, m_steps))
-                kept = decide(seed, stream, index, threshold_at(thresholds, each, threshold, kind), stored, kind)
-                u = widen(a[starts[1] + locate(e, shape, a_steps)])
-                v = widen(b[starts[2] + locate(e, shape, b_steps)]) if count > 1 else u
-                w = widen(c[starts[3] + locate(e, shape, c_steps)]) if count > 2 else u
-                value = op(kept, u, v, w, scales[each] if kind & EACH else scale)
-                y[starts[0] + locate(e, shape, y_steps)] = narrow(value)
+                y_at, a_at, m_at = locate3(e, shape, y_steps, a_steps, m_steps)
+                b_at, c_at, each = np.int64(0), np.int64(0), np.int64(0)
+                if count > 1 or kind & EACH:
+                    b_at, c_at, each = locate3(e, shape, b_steps, c_steps, each_steps)
+                t = threshold_at(thresholds, each, threshold, kind)
+                kept = decide(seed, stream, offset + np.uint64(m_at), t, stored, kind)
+                u = widen(a[starts[1] + a_at])
+                v = widen(b[starts[2] + b_at]) if count > 1 else u
+                w = widen(c[starts[3] + c_at]) if count > 2 else u
+                y[starts[0] + y_at] = narrow(op(kept, u, v, w, scales[each] if kind & EACH else scale))
 
         return kernel
 
@@ -288,15 +291,15 @@ def _build_for(sources, widen, narrow, computed, lanes):
         assert sources
         e = np.int64(cuda.grid(1))
         if e < n:
-            dy_at, m_at = starts[1] + locate(e, shape, dy_steps), locate(e, shape, m_steps)
-            each_at = locate(e, shape, each_steps)
+            dy_at, m_at, each_at = locate3(e, shape, dy_steps, m_steps, each_steps)
             whole = computed(0)
             for i in range(terms):
-                each = each_at + locate(i, inner, each_inner)
-                index = offset + np.uint64(m_at + locate(i, inner, m_inner))
-                kept = decide(seed, stream, index, threshold_at(thresholds, each, threshold, kind), stored, kind)
-                s = scales[each] if kind & EACH else scale
-                whole += rule.select(kept, widen(dy[dy_at + locate(i, inner, dy_inner)]), s)
+                dy_more, m_more, each_more = locate3(i, inner, dy_inner, m_inner, each_inner)
+                each = each_at + each_more
+                t = threshold_at(thresholds, each, threshold, kind)
+                kept = decide(seed, stream, offset + np.uint64(m_at + m_more), t, stored, kind)
+                value = widen(dy[starts[1] + dy_at + dy_more])
+                whole += rule.select(kept, value, scales[each] if kind & EACH else scale)
             dx[starts[0] + locate(e, shape, dx_steps)] = narrow(whole)
 
     @rule.inline

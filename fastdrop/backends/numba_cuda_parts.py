@@ -131,7 +131,26 @@ def locate(index, shape, steps):
         rest = index // shape[axis]
         at += (index - rest * shape[axis]) * steps[axis]
         index = rest
+        if index == 0:  # the axes before it are of length 1, or this is their first element
+            break
     return at
+
+
+@rule.inline
+def locate3(index, shape, steps0, steps1, steps2):
+    """`locate` in three arrays of one shape, for one division an axis."""
+    at0, at1, at2 = np.int64(0), np.int64(0), np.int64(0)
+    for i in range(AXES):
+        axis = AXES - 1 - i
+        rest = index // shape[axis]
+        here = index - rest * shape[axis]
+        at0 += here * steps0[axis]
+        at1 += here * steps1[axis]
+        at2 += here * steps2[axis]
+        index = rest
+        if index == 0:
+            break
+    return at0, at1, at2
 
 
 @rule.inline
