@@ -163,6 +163,11 @@ def _out(out, scores, **others):
     return out
 
 
+def _last(a, axis):
+    """np.moveaxis(a, axis, -1), which takes longer than the softmax of a small array."""
+    return a if axis == a.ndim - 1 else np.moveaxis(a, axis, -1)
+
+
 def _attention(attention_mask, scores, axis):
     """Return (bias, allow), one of them or both None: of the scores' shape, ``axis`` last and consecutive."""
     if attention_mask is None:
@@ -175,8 +180,8 @@ def _attention(attention_mask, scores, axis):
         raise ValueError(f"attention_mask must broadcast to the scores' shape {scores.shape}, got {given.shape}")
     if not is_bool:
         given = given.astype(np.float64 if scores.dtype.itemsize == 8 else np.float32, copy=False)
-    wide = np.moveaxis(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis, -1)
-    shape = np.moveaxis(np.broadcast_to(0, scores.shape), axis, -1).shape
+    wide = _last(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis)
+    shape = _last(scores, axis).shape
     wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows: kernels read consecutive numbers
     wide = np.broadcast_to(np.ascontiguousarray(wide).reshape(wide.shape), shape)
     return (None, wide) if is_bool else (wide, None)
@@ -188,17 +193,17 @@ def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
         return
     p = mask.wide_p()
     if type(p) is not float:
-        p = np.moveaxis(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis, -1)
+        p = _last(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis)
         if p.shape[-1] != 1:
             raise ValueError(f"an array p must not vary along axis {axis}, got shape {mask.p.shape}")
-        p = np.broadcast_to(p[..., 0], np.moveaxis(scores, axis, -1).shape[:-1])
-    x = np.ascontiguousarray(plain(np.moveaxis(scores, axis, -1)))
-    gradient = None if dy is None else np.ascontiguousarray(plain(np.moveaxis(dy, axis, -1)))
+        p = np.broadcast_to(p[..., 0], _last(scores, axis).shape[:-1])
+    x = np.ascontiguousarray(plain(_last(scores, axis)))
+    gradient = None if dy is None else np.ascontiguousarray(plain(_last(dy, axis)))
     last = axis == scores.ndim - 1
     y = out if last and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative else np.empty_like(x)
     if not last or mask._strides is not None:
-        mask = Mask.from_keep(np.moveaxis(mask.keep(), axis, -1), mask.p if type(mask.p) is float else 0.0)
+        mask = Mask.from_keep(_last(mask.keep(), axis), mask.p if type(mask.p) is float else 0.0)
     p = np.ascontiguousarray(p, np.float64).ravel()
     backends.current().softmax_dropout(y, log_sum, gradient, x, bias, allow, mask, p)
     if y is not out:
-        np.moveaxis(out, axis, -1)[...] = y
+        _last(out, axis)[...] = y
