@@ -26,8 +26,8 @@ WIDE = {  # 16-byte accesses of the path that all whole threads take, at least
 # Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 80 for 768. It
 # takes some 40 kB in flight a multiprocessor to hide the delay of memory, and 640 threads of `lanes drop` have that.
 REGISTERS = {
-    "lanes drop": 48, "sum_anywhere": 80, "softmax_dropout": 80, "softmax_dropout_backward": 80, "float64": 128,
-    "otherwise": 64,
+    "lanes drop": 48, "anywhere": 88, "sum_anywhere": 80, "softmax_dropout": 80, "softmax_dropout_backward": 80,
+    "float64": 128, "otherwise": 64,
 }  # fmt: skip
 
 
@@ -164,7 +164,8 @@ class TestEveryKernel:
 
     def test_uses_few_registers(self, compiled, dtype, name):
         (used,) = set(re.findall(r"Used (\d+) registers", compiled[dtype][name]["log"]))
-        bound = REGISTERS["float64"] if dtype == "float64" else REGISTERS.get(name, REGISTERS["otherwise"])
+        kind = "float64" if dtype == "float64" else "anywhere" if name.startswith("anywhere") else name
+        bound = REGISTERS.get(kind, REGISTERS["otherwise"])
         assert int(used) <= bound
 
     def test_does_no_double_arithmetic(self, compiled, dtype, name):

@@ -315,6 +315,10 @@ def test_more_than_2_to_the_31_elements():
     mask = fd.mask(n, 0.1, rng=1)
     fd.cuda.apply(mask, x, x)
     np.testing.assert_array_equal(x[-2000:].cpu().numpy() != 0, mask[n - 2000 :].keep())
+    x.fill_(1)
+    part = fd.mask((2, n // 2 + 5), 0.1, rng=2)[:, 3:-2]  # goes element by element
+    fd.cuda.apply(part, x.view(2, -1), x.view(2, -1))
+    np.testing.assert_array_equal(x[-2000:].cpu().numpy() != 0, part[1, -2000:].keep())
 
 
 def test_wrong_arrays_are_named():

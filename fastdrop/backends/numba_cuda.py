@@ -15,6 +15,7 @@ from numba import cuda
 from ..mask import scale_of
 from . import numba_rule as rule
 from .numba_cuda_parts import (
+    AXES,
     BLOCKS,
     DTYPES,
     EACH,
@@ -259,7 +260,7 @@ def _build_for(sources, widen, narrow, computed, lanes):
                     y[at] = narrow(rule.select_add(kept, widen(x[at]), widen(b), widen(residual[at]), scale))
 
     def anywhere(op, count):
-        """y = op(kept, a, b, c, scale) with ``count`` inputs, any strides and any mask: an element a thread."""
+        """y = op(kept, a, b, c, scale) with ``count`` inputs, any strides and any mask: four elements a thread."""
 
         @cuda.jit(cache=True)
         def kernel(
@@ -267,18 +268,45 @@ def _build_for(sources, widen, narrow, computed, lanes):
             offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
         ):  # fmt: skip
             assert sources
-            e = np.int64(cuda.grid(1))
-            if e < n:
-                y_at, a_at, m_at = locate3(e, shape, y_steps, a_steps, m_steps)
-                b_at, c_at, each = np.int64(0), np.int64(0), np.int64(0)
-                if count > 1 or kind & EACH:
-                    b_at, c_at, each = locate3(e, shape, b_steps, c_steps, each_steps)
-                t = threshold_at(thresholds, each, threshold, kind)
-                kept = decide(seed, stream, offset + np.uint64(m_at), t, stored, kind)
-                u = widen(a[starts[1] + a_at])
-                v = widen(b[starts[2] + b_at]) if count > 1 else u
-                w = widen(c[starts[3] + c_at]) if count > 2 else u
-                y[starts[0] + y_at] = narrow(op(kept, u, v, w, scales[each] if kind & EACH else scale))
+            e = 4 * np.int64(cuda.grid(1))
+            if e >= n:
+                return
+            inner = AXES - 1
+            together = e % shape[inner] + 4 <= shape[inner]  # along the last axis, a step from each to the next
+            y_at, a_at, m_at = locate3(e, shape, y_steps, a_steps, m_steps)
+            b_at, c_at, each = np.int64(0), np.int64(0), np.int64(0)
+            if count > 1 or kind & EACH:
+                b_at, c_at, each = locate3(e, shape, b_steps, c_steps, each_steps)
+            index = offset + np.uint64(m_at)
+            t = threshold_at(thresholds, each, threshold, kind)
+            one = m_steps[inner] == 0  # decision for all four
+            at_once = (
+                together
+                and each_steps[inner] == 0
+                and (one or (m_steps[inner] == 1 and index & np.uint64(3) == np.uint64(0)))
+            )
+            flags = np.uint32(0)
+            if at_once and one:
+                flags = np.uint32(rule.HIGH_BITS if decide(seed, stream, index, t, stored, kind) else 0)
+            elif at_once:
+                flags = flags4(seed, stream, index, t, stored, kind)
+            for k in range(4):
+                if e + k < n:
+                    if k > 0 and together:
+                        y_at, a_at, m_at = y_at + y_steps[inner], a_at + a_steps[inner], m_at + m_steps[inner]
+                        b_at, c_at, each = b_at + b_steps[inner], c_at + c_steps[inner], each + each_steps[inner]
+                    elif k > 0:
+                        y_at, a_at, m_at = locate3(e + k, shape, y_steps, a_steps, m_steps)
+                        if count > 1 or kind & EACH:
+                            b_at, c_at, each = locate3(e + k, shape, b_steps, c_steps, each_steps)
+                    kept = kept_byte(flags, k)
+                    if not at_once:
+                        t = threshold_at(thresholds, each, threshold, kind)
+                        kept = decide(seed, stream, offset + np.uint64(m_at), t, stored, kind)
+                    u = widen(a[starts[1] + a_at])
+                    v = widen(b[starts[2] + b_at]) if count > 1 else u
+                    w = widen(c[starts[3] + c_at]) if count > 2 else u
+                    y[starts[0] + y_at] = narrow(op(kept, u, v, w, scales[each] if kind & EACH else scale))
 
         return kernel
 
@@ -444,7 +472,7 @@ def _anywhere(op, y, inputs, mask, stream):
     memory = [one.kernel_argument() for one in arrays]
     starts = tuple(one.before for one in arrays)
     launch(
-        kernels_of(y.dtype)[f"anywhere {op}"], y.size, stream, *memory, starts, y.size, *walk,
+        kernels_of(y.dtype)[f"anywhere {op}"], -(-y.size // 4), stream, *memory, starts, y.size, *walk,
         np.uint64(mask._offset), *source(mask), *chances(mask, y, stream), *stored_bits(mask, y, stream),
     )  # fmt: skip
 
