@@ -14,7 +14,8 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     Parameters
     ----------
     x : array_like of float16, bfloat16, float32 or float64
-        Any shape, strides and byte order. Any object with the buffer protocol or CPU DLPack is read in place.
+        Any shape, strides and byte order. Any object with the buffer protocol or CPU DLPack is read in place. An array
+        in CUDA memory is worked on there, and the result belongs to its library: see `fastdrop.cuda`.
     p : float or array_like, default 0.5
         Probability to drop, in [0, 1]; an array has the mask's shape ``[:k]`` (one p per sample, per time step, ...).
     rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -636,3 +637,93 @@ if SIMULATED:
             cuda.dropout(x.long())
         with pytest.raises(ValueError, match="out must be an input itself or not overlap it"):
             cuda.dropout(x[:6], out=x[2:])
+
+    # -- streams, and owners of memory that nobody has heard of --------------------------------------------------------
+
+    class Handle:
+        def __init__(self, **fields):
+            self.__dict__.update(fields)
+
+    class Streamed:
+        def __cuda_stream__(self):
+            return 0, 12
+
+    @pytest.mark.parametrize(
+        ("stream", "address"),
+        [
+            (Handle(cuda_stream=10), 10), (Handle(ptr=11), 11), (Streamed(), 12), (Handle(__cuda_stream__=(0, 13)), 13),
+            (Handle(handle=Handle(value=14)), 14), (Handle(handle=Handle(value=None)), 0), (15, 15), (0, 0), (None, 0),
+        ],
+    )  # fmt: skip
+    def test_every_library_s_stream_is_taken(stream, address, monkeypatch):
+        from fastdrop.backends import numba_cuda, numba_cuda_parts
+
+        taken = []
+        for module in (numba_cuda, numba_cuda_parts):
+            monkeypatch.setattr(module, "numba_stream", lambda stream: taken.append(stream) or 0)
+        x = random((4, 8))
+        mask = fd.mask((4, 8), [0.1, 0.2, 0.3, 0.4], rng=1)
+        same_bits(got(cuda.apply(mask, put(x), stream=stream)), mask.apply(x))
+        cuda.dropout_add_backward(put(x), fd.mask((4, 8), 0.1, rng=1), bias_shape=(8,), stream=stream)
+        assert set(taken) == {address}
+        assert len(taken) >= 5  # two tables, three kernels
+
+    class Owner:
+        """Host memory that says that it lies on a device."""
+
+        def __init__(self, memory, **changes):
+            self.memory, self.changes = memory, changes
+
+        @property
+        def __cuda_array_interface__(self):
+            return {**self.memory.__array_interface__, **self.changes}
+
+    @pytest.fixture
+    def consumer_streams(monkeypatch):
+        """cuda.core's view of anybody's array, without a driver; gives the streams that producers were told of."""
+        streams = []
+
+        class View:
+            def __init__(self, face):
+                self.ptr, self.readonly = face["data"]
+                self.shape, self.dtype, self.device_id = face["shape"], np.dtype(face["typestr"]), face.get("device", 0)
+                steps = face["strides"]
+                self.strides = steps and tuple(step // self.dtype.itemsize for step in steps)
+
+            @classmethod
+            def from_any_interface(cls, x, stream_ptr):
+                streams.append(stream_ptr)
+                return cls(x._ary.__array_interface__ if hasattr(x, "_ary") else x.__cuda_array_interface__)
+
+        monkeypatch.setitem(sys.modules, "cuda.core.utils", types.SimpleNamespace(StridedMemoryView=View))
+        monkeypatch.setattr(arrays._Library, "flat", arrays._Simulated.flat)
+        return streams
+
+    def test_any_owner_s_memory_is_read_in_place(consumer_streams):
+        x = random((6, 9))
+        mask = fd.mask((6, 9), 0.3, rng=1)
+        same_bits(got(mask.apply(Owner(x))), mask.apply(x))
+        same_bits(got(fd.dropout_backward(Owner(x[::-1, ::2]), mask[:, :5])), mask[:, :5].apply(x[::-1, ::2]))
+        out = Owner(np.zeros_like(x))
+        assert mask.apply(Owner(x), out) is out
+        same_bits(out.memory, mask.apply(x))
+        assert set(consumer_streams) == {1}  # DLPack's number of the default stream
+        with pytest.raises(RuntimeError, match="External streams"):  # the simulator has none
+            cuda.apply(mask, Owner(x), stream=99)
+        assert 99 in consumer_streams
+
+    def test_wrong_interfaces_are_named(consumer_streams):
+        mask, x = fd.mask(8, 0.5, rng=0), np.ones(8, np.float32)
+        address = x.__array_interface__["data"][0]
+        with pytest.raises(ValueError, match="x must be aligned to its 4-byte elements, got address 0x"):
+            mask.apply(Owner(x, data=(address + 2, False)))
+        with pytest.raises(ValueError, match="out must be writable, got a read-only Owner"):
+            mask.apply(Owner(x), Owner(x.copy(), data=(address, True)))
+        with pytest.raises(ValueError, match="out must lie on device 0, got device 3"):
+            mask.apply(Owner(x), Owner(x.copy(), device=3))
+        with pytest.raises(TypeError, match=r"x must be float32.*, got dtype int32"):
+            mask.apply(Owner(np.ones(8, np.int32)))
+        with pytest.raises(ValueError, match="out must be an input itself or not overlap it"):
+            mask.apply(Owner(x), Owner(x, data=(address + 4, False)))
+        with pytest.raises(TypeError, match=r"mask must be a fastdrop\.Mask, got ndarray"):
+            fd.dropout(Owner(x), mask=x)
