@@ -11,7 +11,7 @@ cdef extern from "samples.h" nogil:
         int64_t y_row, x_row, m_row
         int64_t x_sample, m_sample, p_step
     int64_t fd_samples_units(const fd_samples *samples)
-    size_t fd_samples_scratch(const fd_samples *samples)
+    size_t fd_samples_scratch(const fd_samples *samples, int mean)
     void fd_samples_mean(const fd_samples *samples, int64_t first_unit, int64_t last_unit, void *scratch)
     void fd_samples_sum(const fd_samples *samples, int64_t first_unit, int64_t last_unit, void *scratch)
 
@@ -46,7 +46,7 @@ def samples(cnp.ndarray y, cnp.ndarray x, cnp.ndarray p, mask, bint mean):
     samples_plan(&k, y, x, p, mask)
     units = fd_samples_units(&k)
     parts = 1 if forked or cnp.PyArray_SIZE(y) * k.samples < SERIAL else min(threads, units)
-    room = (fd_samples_scratch(&k) + 63) // 64 * 64
+    room = (fd_samples_scratch(&k, mean) + 63) // 64 * 64
     cdef cnp.ndarray memory = np.empty(parts * room, np.uint8)
     scratch = <char *>cnp.PyArray_DATA(memory)
     if parts == 1:

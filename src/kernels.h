@@ -31,11 +31,14 @@ typedef struct {
     fd_elementwise op;  /* NULL: none */
     fd_run_of_op run;
     size_t done;
+    unsigned slower;  /* by this power of 2, where several windows are made meanwhile */
 } fd_pending;
 
 static inline void fd_go_on(fd_pending *pending, size_t n)
 {
     if (pending->op) {
+        n >>= pending->slower;
+        n = n < 64 ? 64 : n;
         pending->op(&pending->run, pending->done, pending->done + n);
         pending->done += n;
         if (pending->done >= pending->run.n)

@@ -8,7 +8,6 @@
 
 enum {
     PLANE = FD_TILE / 64,  /* words of a tile's bits */
-    DIGITS = 64,           /* of a count: more than any number of samples has */
     BYPASS_BYTES = 8 << 20,
 };
 
@@ -44,25 +43,35 @@ int64_t fd_samples_units(const fd_samples *k)
     return k->rows * tiles(k);
 }
 
-/* A weight and a plane of bits for each sample, and one plane to count from. */
-size_t fd_samples_scratch(const fd_samples *k)
+/* With one p the planes are the digits of a count, else the samples. */
+static size_t planes_of(const fd_samples *k, int mean)
 {
-    size_t planes = (size_t)k->samples > DIGITS ? (size_t)k->samples : DIGITS;
-    return (planes + 1) * (8 + PLANE * 8);
+    size_t digits = 0;
+    while (k->samples >> digits)
+        digits++;
+    return mean && k->p_step == 0 ? digits : (size_t)k->samples;
 }
 
-/* Bits of n elements from `at`; meanwhile `soon`, a tile that will be read, is fetched. */
-static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uint64_t at, int64_t n, const void *soon)
+/* A weight and a plane of bits for each; of the mean twice, since one tile waits while the next one's are made, and one
+ * plane to count from. */
+size_t fd_samples_scratch(const fd_samples *k, int mean)
+{
+    const size_t planes = planes_of(k, mean);
+    return planes * 8 + (mean ? 2 * planes + 1 : planes) * PLANE * 8;
+}
+
+/* Bits of n elements from `at`; meanwhile `bytes` from `soon` on are fetched, and of what is pending is done. */
+static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uint64_t at, int64_t n, const void *soon,
+                        size_t bytes, fd_pending *pending)
 {
     fd_source mask = k->mask;
     const double p = k->p[sample * k->p_step];
     const uint64_t threshold = fd_threshold(p);
     mask.offset += at + (uint64_t)sample * (uint64_t)k->m_sample;
     const int even = mask.offset % FD_BLOCK == 0 && mask.offset >> 36 == (mask.offset + FD_TILE - 1) >> 36;
-    fd_pending none = {0};
     if (n == FD_TILE && even && !mask.stored && threshold && !(threshold >> 32)) {  /* no block beyond the tile is made */
         fd_kernels_in_use->keep_blocks(bits, FD_TILE / FD_BLOCK, mask.offset / FD_BLOCK, mask.seed, mask.stream, threshold, soon,
-                                       soon ? (size_t)(FD_TILE * item(k)) : 0, &none);
+                                       bytes, pending);
         return;  /* the common case, straight to its place */
     }
     bits[(n - 1) / 64] = 0;  /* the last word may be filled in part */
@@ -88,44 +97,44 @@ static piece piece_of(const fd_samples *k, int64_t unit)
     return (piece){row, from, rest < FD_TILE ? rest : FD_TILE, (uint64_t)row * (uint64_t)k->m_row + (uint64_t)from};
 }
 
+/* The floats of a tile are done while the bits of the next one are made (see keep_blocks in kernels.h), and fetched while its
+ * own are: a share of either for each sample, since memory keeps up with no more. */
 void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
 {
     const fd_sample_kernels *kernels = kernels_in_use();
-    const int bypass = k->y != k->x && k->rows * k->n * item(k) >= BYPASS_BYTES;
-    const int counted = k->p_step == 0;
-    size_t planes = counted ? 0 : (size_t)k->samples;
-    uint64_t *bits = scratch, *fresh;
-    double factor;
-    if (counted) {
-        while (planes < DIGITS && k->samples >> planes)
-            planes++;
-        factor = fd_scale(*k->p) / (double)k->samples;
-    } else {
-        factor = 1.0 / (double)k->samples;
-    }
-    fresh = bits + planes * PLANE;
+    const int bypass = k->y != k->x && k->rows * k->n * item(k) >= BYPASS_BYTES, counted = k->p_step == 0;
+    const size_t planes = planes_of(k, 1), share = (size_t)(FD_TILE * item(k) / k->samples) & ~(size_t)63;  /* of a tile, a sample's */
+    uint64_t *bits = scratch, *other = bits + planes * PLANE, *fresh = other + planes * PLANE, *made;
     void *weights = fresh + PLANE;
+    fd_pending pending = {0};
+    unsigned slower = 0;
+    while (k->samples >> (slower + 1) && slower < 3)  /* 64 elements at a time are the fewest */
+        slower++;
     for (size_t i = 0; i < planes; i++)
         set_weight(k, weights, i, counted ? (double)((uint64_t)1 << i) : fd_scale(k->p[i]));
 
     for (; unit < end; unit++) {
         const piece t = piece_of(k, unit);
         const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
-        if (counted) {
+        if (counted)
             memset(bits, 0, planes * PLANE * 8);
-            size_t digits = 0;
-            for (int64_t s = 0; s < k->samples; s++) {
-                digits += (s + 1) >> digits != 0;  /* what a count of s + 1 has */
-                sample_bits(fresh, k, s, t.m, t.n, s ? NULL : x);
+        size_t digits = 0;
+        for (int64_t s = 0; s < k->samples; s++) {
+            sample_bits(counted ? fresh : bits + s * PLANE, k, s, t.m, t.n, x + s * share, share, &pending);
+            digits += (s + 1) >> digits != 0;  /* what a count of s + 1 has */
+            if (counted)
                 kernels->count(bits, digits, fresh);
-            }
-        } else {
-            for (int64_t s = 0; s < k->samples; s++)
-                sample_bits(bits + s * PLANE, k, s, t.m, t.n, s ? NULL : x);
         }
-        kernels->mean[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, bits, planes, weights, factor,
-                                (size_t)t.n, bypass);
+        fd_go_on(&pending, SIZE_MAX / 2);
+        pending = (fd_pending){
+            .op = kernels->mean[k->dtype],
+            .run = {.y = (char *)k->y + t.row * k->y_row + t.from * item(k), .in = {x, weights, &planes}, .bits = bits,
+                    .n = (size_t)t.n, .scale = (counted ? fd_scale(*k->p) : 1) / (double)k->samples, .bypass = bypass},
+            .slower = slower,
+        };
+        made = bits, bits = other, other = made;
     }
+    fd_go_on(&pending, SIZE_MAX / 2);
     if (bypass)
         fd_fence();
 }
@@ -135,13 +144,14 @@ void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratc
     const fd_sample_kernels *kernels = kernels_in_use();
     uint64_t *bits = scratch;
     void *weights = bits + k->samples * PLANE;
+    fd_pending none = {0};
     for (int64_t s = 0; s < k->samples; s++)
         set_weight(k, weights, (size_t)s, fd_scale(k->p[s * k->p_step]));
     for (; unit < end; unit++) {
         const piece t = piece_of(k, unit);
         const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
         for (int64_t s = 0; s < k->samples; s++)
-            sample_bits(bits + s * PLANE, k, s, t.m, t.n, x + s * k->x_sample);
+            sample_bits(bits + s * PLANE, k, s, t.m, t.n, x + s * k->x_sample, (size_t)(FD_TILE * item(k)), &none);
         kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, k->x_sample, bits, (size_t)k->samples,
                                weights, (size_t)t.n);
     }

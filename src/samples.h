@@ -33,7 +33,7 @@ typedef struct {
 } fd_samples;
 
 int64_t fd_samples_units(const fd_samples *samples);
-size_t fd_samples_scratch(const fd_samples *samples);  /* bytes that one thread needs, to be 8-aligned */
+size_t fd_samples_scratch(const fd_samples *samples, int mean);  /* bytes that one thread needs, to be 8-aligned */
 void fd_samples_mean(const fd_samples *samples, int64_t first_unit, int64_t last_unit, void *scratch);
 void fd_samples_sum(const fd_samples *samples, int64_t first_unit, int64_t last_unit, void *scratch);
 
@@ -42,8 +42,9 @@ typedef struct fd_sample_kernels {
     /* count += bit, in every element: binary numbers of `planes` digits, lowest plane first. */
     void (*count)(uint64_t *count, size_t planes, const uint64_t *bits);
 
-    void (*mean[FD_DTYPES])(void *y, const void *x, const uint64_t *bits, size_t planes, const void *weights, double factor,
-                            size_t n, int bypass);
+    /* As an op that may be pending: in[0] is x, in[1] the weights, in[2] the number of planes (a size_t), scale the factor. */
+    fd_elementwise mean[FD_DTYPES];
+
     void (*sum[FD_DTYPES])(void *y, const void *x, int64_t x_step, const uint64_t *bits, size_t planes, const void *weights,
                            size_t n);
 } fd_sample_kernels;

@@ -55,7 +55,7 @@ static void open_windows(windows *w)
 {
     w->now = 0;
     w->of[0].count = 0;
-    w->pending.op = NULL;
+    w->pending = (fd_pending){0};
 }
 
 static void finish(windows *w)

@@ -72,6 +72,7 @@ static inline vf vf_keep(vf a, uint64_t bits)
     __m256i m = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit);
     return _mm256_and_ps(a, _mm256_castsi256_ps(m));
 }
+static inline vf vf_sum_kept(vf a, vf b, uint64_t bits) { return vf_sum(a, vf_keep(b, bits)); }
 
 static inline vd vd_set(double a) { return _mm256_set1_pd(a); }
 static inline vd vd_load(const double *p) { return _mm256_loadu_pd(p); }
@@ -86,6 +87,7 @@ static inline vd vd_keep(vd a, uint64_t bits)
     __m256i m = _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x((long long)bits), bit), bit);
     return _mm256_and_pd(a, _mm256_castsi256_pd(m));
 }
+static inline vd vd_sum_kept(vd a, vd b, uint64_t bits) { return vd_sum(a, vd_keep(b, bits)); }
 
 static inline vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 

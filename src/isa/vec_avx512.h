@@ -69,6 +69,7 @@ static inline vf vf_where_positive(vf a, vf b)
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(b, _mm512_setzero_ps(), _CMP_NLE_UQ), a);
 }
 static inline vf vf_keep(vf a, uint64_t bits) { return _mm512_maskz_mov_ps((__mmask16)bits, a); }
+static inline vf vf_sum_kept(vf a, vf b, uint64_t bits) { return _mm512_mask_add_ps(a, (__mmask16)bits, a, b); }
 
 static inline vd vd_set(double a) { return _mm512_set1_pd(a); }
 static inline vd vd_load(const double *p) { return _mm512_loadu_pd(p); }
@@ -81,6 +82,7 @@ static inline vd vd_where_positive(vd a, vd b)
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(b, _mm512_setzero_pd(), _CMP_NLE_UQ), a);
 }
 static inline vd vd_keep(vd a, uint64_t bits) { return _mm512_maskz_mov_pd((__mmask8)bits, a); }
+static inline vd vd_sum_kept(vd a, vd b, uint64_t bits) { return _mm512_mask_add_pd(a, (__mmask8)bits, a, b); }
 
 static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 

@@ -55,6 +55,7 @@ static inline vf vf_keep(vf a, uint64_t bits)
     uint32x4_t m = vtstq_u32(vdupq_n_u32((uint32_t)bits), bit);
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), m));
 }
+static inline vf vf_sum_kept(vf a, vf b, uint64_t bits) { return vf_sum(a, vf_keep(b, bits)); }
 
 static inline vd vd_set(double a) { return vdupq_n_f64(a); }
 static inline vd vd_load(const double *p) { return vld1q_f64(p); }
@@ -72,6 +73,7 @@ static inline vd vd_keep(vd a, uint64_t bits)
     uint64x2_t m = vtstq_u64(vdupq_n_u64(bits), bit);
     return vreinterpretq_f64_u64(vandq_u64(vreinterpretq_u64_f64(a), m));
 }
+static inline vd vd_sum_kept(vd a, vd b, uint64_t bits) { return vd_sum(a, vd_keep(b, bits)); }
 
 static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 static inline void vf_store_f16(uint16_t *p, vf a) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a))); }

@@ -68,6 +68,7 @@ static inline vf vf_keep(vf a, uint64_t bits)
         a.v[i] = bits_float(float_bits(a.v[i]) & (uint32_t)-(int32_t)(bits >> i & 1));
     return a;
 }
+static inline vf vf_sum_kept(vf a, vf b, uint64_t bits) { return vf_sum(a, vf_keep(b, bits)); }
 
 static inline vd vd_set(double a) { return (vd){{a, a, a, a}}; }
 static inline vd vd_load(const double *p) { return (vd){{p[0], p[1], p[2], p[3]}}; }
@@ -91,6 +92,7 @@ static inline vd vd_keep(vd a, uint64_t bits)
     }
     return a;
 }
+static inline vd vd_sum_kept(vd a, vd b, uint64_t bits) { return vd_sum(a, vd_keep(b, bits)); }
 
 static inline vf vf_load_f16(const uint16_t *p)
 {
