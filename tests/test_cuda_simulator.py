@@ -631,6 +631,10 @@ if SIMULATED:
         x = torch.ones(8)
         with pytest.raises(TypeError, match=r"x must not require grad.* pass x.detach\(\)"):
             cuda.dropout(x.clone().requires_grad_())
+        with torch.no_grad():
+            assert cuda.dropout(x.clone().requires_grad_(), rng=0)[0].requires_grad is False
+        with pytest.raises(TypeError, match=r"negates lazily.* pass x.resolve_neg\(\)"):
+            cuda.dropout(torch.ones(8, dtype=torch.complex64).conj().imag)
         with pytest.raises(TypeError, match="x must be a strided tensor, got layout torch"):
             cuda.dropout(x.to_sparse())
         with pytest.raises(TypeError, match=r"x must be float32.* got dtype int64"):

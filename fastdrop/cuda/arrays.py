@@ -124,10 +124,12 @@ class _Library:
 
 class _Torch(_Library):
     def describe(self, x, name, stream):
-        if x.requires_grad:
+        if x.requires_grad and sys.modules["torch"].is_grad_enabled():
             raise TypeError(f"{name} must not require grad, which these functions would lose: pass {name}.detach()")
         if str(x.layout) != "torch.strided":
             raise TypeError(f"{name} must be a strided tensor, got layout {x.layout}")
+        if x.is_neg():
+            raise TypeError(f"{name} must not be a view that negates lazily, got one: pass {name}.resolve_neg()")
         if stream != self.current_stream(x):  # x may be freed, and its memory used again, before our work is done
             x.record_stream(sys.modules["torch"].cuda.ExternalStream(stream, device=x.device))
         dtype = str(x.dtype).removeprefix("torch.")
