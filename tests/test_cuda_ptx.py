@@ -70,6 +70,56 @@ def signatures(store, compute):
     }  # fmt: skip
 
 
+def launched(dtype):
+    """The types of what the backend's functions really pass, by kernel, from arrays that are nowhere."""
+    import numpy as np
+    from numba import typeof
+
+    import fastdrop as fd
+    from fastdrop.backends import numba_cuda, numba_cuda_rows
+    from fastdrop.cuda.arrays import DeviceArray
+
+    kernels = numba_cuda.kernels_of(dtype) | numba_cuda_rows.kernels_of(dtype)
+    names = {id(kernel): name for name, kernel in kernels.items()}
+    found = {}
+
+    def record(kernel, threads, stream, *arguments):
+        found[names[id(kernel)]] = tuple(map(typeof, arguments))
+
+    class Nowhere(DeviceArray):
+        def __init__(self, dtype, *shape):
+            super().__init__(None, 0, shape, None, dtype, 0)
+
+        def kernel_argument(self):
+            return np.zeros(1, {"bool": "uint8", "float16": "uint16", "bfloat16": "uint16"}.get(self.dtype, self.dtype))
+
+        def stand_in(self, dtype):
+            return np.zeros(1, dtype)
+
+        def upload(self, host, stream):
+            return host
+
+    numba_cuda.launch = numba_cuda_rows.launch_rows = record
+    x = Nowhere(dtype, 4, 6)
+    real, mask = x.computed_in, fd.mask((4, 6), 0.1, rng=0)
+    rows, one, labels, ignored = (Nowhere(name, *s) for name, *s in ((real, 4), (real,), ("int64", 4), ("bool", 4)))
+    for each in (mask, mask.stored(), fd.mask((4, 6), [0.1, 0.2, 0.3, 0.4], rng=0)):
+        for op in OPS[:5]:
+            numba_cuda.elementwise(op, x, (x, x)[: 2 if "backward" in op else 1], each, 0)
+        numba_cuda.dropout_add(x, x, x, None, each, 0)
+        numba_cuda.dropout_add(x, x, x, x, each, 0)
+        numba_cuda.apply_sum(Nowhere(dtype, 6), x, each, 0)
+        numba_cuda.sample_mean(Nowhere(dtype, 6), Nowhere(dtype, 6), each, 0)
+        numba_cuda.softmax_dropout(x, Nowhere(real, 4, 2), x, Nowhere("bool", 4, 6), each, 0)
+        numba_cuda.softmax_dropout_backward(x, x, Nowhere(real, 4, 2), x, None, each, 0)
+    for marks in ((None, None), (labels, ignored)):
+        numba_cuda.pair_loss(
+            (one, one, one), rows, rows, rows, one, x, x, x, x, *marks, 0,
+            alpha=1.0, reduction="mean", ignore_index=-100, smoothing=0.1, sharpness=1.0,
+        )  # fmt: skip
+    return found
+
+
 def compile_all():
     """Print {dtype: {kernel: {"ptx": ..., "log": assembler's report}}} as JSON."""
     import numba.cuda.dispatcher
@@ -88,7 +138,10 @@ def compile_all():
         compute = types.float64 if dtype == "float64" else types.float32
         kernels = numba_cuda.kernels_of(dtype) | numba_cuda_rows.kernels_of(dtype)
         result[dtype] = {}
+        really = launched(dtype)
+        assert set(kernels) - set(really) == {"bias_parts", "sum_parts"}  # whose grid has two axes
         for name, signature in signatures(store, compute).items():
+            assert really.get(name, signature) == signature, f"{dtype} {name}: {really[name]}, compiled {signature}"
             ptx, _ = cuda.compile_ptx(kernels[name].py_func, signature, cc=CAPABILITY)
             result[dtype][name] = {"ptx": ptx, "log": assemble(ptx)}
         assert set(result[dtype]) == set(kernels) == set(KERNELS)
