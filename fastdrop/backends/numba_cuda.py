@@ -502,7 +502,7 @@ def bias_gradient(db, dy, mask, parts, stream):
     kernels = kernels_of(dy.dtype)
     arguments = parts.kernel_argument(), dy.kernel_argument(), rows, columns, -(-rows // height)
     chance = np.uint64(mask._offset), *source(mask), *one_chance(mask.p, dy.dtype)
-    grid = max(BLOCKS, -(-columns // THREADS)), height
+    grid = max(-(-columns // THREADS), -(-BLOCKS // height)), height
     kernels["bias_parts"][grid, THREADS, numba_stream(stream)](*arguments, *chance)
     launch(kernels["sum_parts"], columns, stream, db.kernel_argument(), parts.kernel_argument(), height, columns)
 

@@ -7,7 +7,9 @@ Numba where the owner is none of the four) or is written to ``out``.  The masks 
 Work is queued on ``stream``, by default the library's current one, and never waited for: nothing here synchronises with
 the device or copies arrays to or from the host.  Two things are small and made on the host, and so are copied, queued
 like the rest: an array ``p``, and the bits of a mask that the user made himself.  Who gives a ``stream`` sees to it
-that his arrays are ready on it.  The driver is not touched, nor numba.cuda imported, before the first call.
+that his arrays are ready on it.  Results for arrays of Numba's and JAX's are memory of Numba's, whose allocator may
+wait for the device: give ``out`` where that matters.  The driver is not touched, nor numba.cuda imported, before the
+first call.
 """
 
 from ..buffers import on_device as is_device_array
