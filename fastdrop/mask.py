@@ -85,7 +85,7 @@ MOST_AXES = 64  # NumPy's limit too
 
 
 def check_shape(shape, name="shape"):
-    """Return ``shape`` as a tuple of ints; raise unless there are at most 64, each at least 0, their product below 2**64."""
+    """Return ``shape`` as a tuple of at most 64 ints; raise unless each is at least 0, their product below 2**64."""
     try:
         shape = tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
     except TypeError:

@@ -123,7 +123,7 @@ def test_bias_gradient_is_the_sum_over_shared_axes(shape, bias_shape):
 def test_bias_gradient_of_whole_rows(engine, dtype, identical, shape, p):
     """The pass that makes dx sums it too; the sum of a float16's dx may be of dx before or after it was rounded."""
     dy = np.random.default_rng(4).standard_normal(shape).astype(dtype)
-    mask = fd.mask(shape[:-1] + (shape[-1] + 7,), p, rng=1)[..., 5:-2] if shape[0] == 5 else fd.mask(shape, p, rng=1)
+    mask = fd.mask((*shape[:-1], shape[-1] + 7), p, rng=1)[..., 5:-2] if shape[0] == 5 else fd.mask(shape, p, rng=1)
     axes = tuple(range(len(shape) - 1))
     for out in (None, dy.copy()):
         given = dy if out is None else out
