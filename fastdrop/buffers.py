@@ -108,6 +108,8 @@ def _foreign(obj, name, dtype, writable):
         if not buffer.c_contiguous:
             raise ValueError(f"{name} must be contiguous to be read as {np.dtype(dtype)}, got strides {buffer.strides}")
         return _reread(np.frombuffer(buffer, np.uint8), name, dtype)
+    if on_device(obj):  # NumPy would copy some of these without a word
+        raise TypeError(f"{name} must lie in CPU memory, got a {type(obj).__name__} in CUDA memory")
     if hasattr(obj, "__dlpack__"):
         array = _from_dlpack(obj, name)
         return array if dtype is None else _reread(array, name, dtype)

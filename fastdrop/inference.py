@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .buffers import on_host
 from .mask import Mask, _fit_p, check_p
 from .multi_sample import check_samples
 from .rng import _seed_of, _uint64, as_rng
@@ -215,6 +216,7 @@ def mc_dropout(
     True
     """
     samples = check_samples(samples)
+    on_host("mc_dropout", x)
     x = np.asarray(x)
     if not x.ndim or not len(x):
         raise ValueError(f"x must have at least one row, got shape {x.shape}")

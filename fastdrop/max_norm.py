@@ -6,7 +6,7 @@ import operator
 import numpy as np
 
 from . import backends
-from .buffers import as_array, view
+from .buffers import as_array, on_host, view
 
 __all__ = ["max_norm_"]
 
@@ -52,6 +52,7 @@ def max_norm_(W, limit, axis=0):
     array([[0.6, 0.1],
            [0.8, 0.1]])
     """
+    on_host("max_norm_", W)
     w = as_array(view(W, "W", writable=True), "W")
     try:
         limit = float(limit)

@@ -331,7 +331,7 @@ def test_pinned_memory_is_cpu_memory():
 
 
 def test_cuda_memory_is_no_out_for_an_array_in_cpu_memory():
-    with pytest.raises(TypeError, match="out must lie in CPU memory, got a DLPack on DLPack device type 2"):
+    with pytest.raises(TypeError, match="out must lie in CPU memory, got a DLPack in CUDA memory"):
         MASK.apply(X, DLPack(None, (2, 0)))
 
 

@@ -393,6 +393,14 @@ if SIMULATED:
             fd.cross_entropy(x, [0, 1])
         with pytest.raises(TypeError, match="multi_sample_linear is not there for arrays in CUDA memory"):
             fd.multi_sample_linear(x, x, None, 0.5, 2)
+        with pytest.raises(TypeError, match="mc_dropout is not there for arrays in CUDA memory"):
+            fd.mc_dropout(lambda x, sample: x, x, 2)
+        with pytest.raises(TypeError, match="max_norm_ is not there for arrays in CUDA memory"):
+            fd.max_norm_(x, 1.0)
+        with pytest.raises(TypeError, match="residual must lie in CPU memory, got a FakeCUDAArray in CUDA memory"):
+            fd.dropout_add(np.ones((2, 4), np.float32), x)
+        with pytest.raises(TypeError, match="out must lie in CPU memory, got a FakeCUDAArray in CUDA memory"):
+            fd.dropout(np.ones((2, 4), np.float32), out=x)
         with pytest.raises(TypeError, match="dtype must not be given for a device array"):
             fd.dropout(x, 0.5, dtype="float32")
         turned = type(x)(np.ones((4, 2), np.float32).T)
