@@ -331,6 +331,10 @@ def two_logits(shape, dtype):
     return a, b, touched(a), touched(b)
 
 
+def copies(a, b, da, db):
+    return {"copies": lambda: (np.copyto(da, a), np.copyto(db, b)), "copy": lambda: np.copyto(da, a)}
+
+
 def symmetric_kl(shape, dtype, p):
     a, b, da, db = two_logits(shape, dtype)
 
@@ -338,7 +342,7 @@ def symmetric_kl(shape, dtype, p):
         loss, *gradients = fd.symmetric_kl(a, b, out=(da, db))
         return np.array(loss), *gradients
 
-    return Prepared(call, {"copies": lambda: (np.copyto(da, a), np.copyto(db, b))})
+    return Prepared(call, copies(a, b, da, db))
 
 
 def r_drop(shape, dtype, p):
@@ -349,7 +353,7 @@ def r_drop(shape, dtype, p):
         result = fd.r_drop(a, b, labels, alpha=5.0, out=(da, db))
         return np.array([result.loss, result.ce, result.kl]), da, db
 
-    return Prepared(call, {"copies": lambda: (np.copyto(da, a), np.copyto(db, b))})
+    return Prepared(call, copies(a, b, da, db))
 
 
 def multi_sample_mean(shape, dtype, p):

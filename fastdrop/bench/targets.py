@@ -138,17 +138,7 @@ def losses_and_samples():
             check
             for p in (0.1, 0.5)
             for check in (
-                Check(
-                    "samples",
-                    f"mean of 8, 16M, p = {p}, torch",
-                    ">=",
-                    80,
-                    (
-                        Job("multi_sample_mean", BIG, p=p),
-                        Job("multi_sample_mean", BIG, p=p, library="torch"),
-                    ),
-                    behind,
-                ),
+                against("samples", 80, f"mean of 8, 16M, p = {p}, torch", "multi_sample_mean", "torch", BIG, p=p),
                 within(
                     "samples",
                     0.5,
