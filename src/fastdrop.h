@@ -53,7 +53,8 @@ typedef struct {
     int64_t units;                      /* pieces of work of about a tile, to be cut among threads */
     int64_t rows, tiles, rows_a_unit;
     uint64_t last;                      /* the highest index of the mask that is looked at */
-    int ahead, far, bypass, packs, later;
+    int ahead, bypass, packs, later;
+    int far;                            /* x is near (0), in some cache (1) or in memory (2) */
     int crossed, column_axis, run_axis; /* runs cross the mask's order: axes of columns, then of runs, */
     int64_t columns, run;               /* and their lengths */
     int joined;                         /* where one run ends the next begins */

@@ -26,6 +26,14 @@ typedef struct {
 } fd_run_of_op;
 typedef void (*fd_elementwise)(const fd_run_of_op *run, size_t from, size_t to);
 
+/* What is to be fetched: `bytes` from `start`, into the second cache where it comes from `memory`, since the few fetches that
+ * the first can have under way are not enough for that distance. */
+typedef struct {
+    const void *start;
+    size_t bytes;
+    int memory;
+} fd_soon;
+
 /* A run still to be done, or as far as it is done. */
 typedef struct {
     fd_elementwise op;  /* NULL: none */
@@ -51,11 +59,11 @@ typedef struct fd_kernels {
 
     /* The keep bits of `blocks` blocks of 256 elements, from block number `first`; bit b of words[w] is element
      * first * 256 + 64 * w + b.  One block more may be written; none where `blocks` is even and no multiple of 2**28
-     * lies among their numbers.  0 < threshold < 2**32.  Meanwhile `soon_bytes` from `soon` are fetched into the cache, and as
-     * much of what is pending is done as there are elements: the generator multiplies, ops load and store, and a processor
-     * that sees both at once does one in the gaps of the other. */
+     * lies among their numbers.  0 < threshold < 2**32.  Meanwhile what is wanted `soon` is fetched, and as much of what is
+     * pending is done as there are elements: the generator multiplies, ops load and store, and a processor that sees both
+     * at once does one in the gaps of the other. */
     void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold,
-                        const void *soon, size_t soon_bytes, fd_pending *pending);
+                        fd_soon soon, fd_pending *pending);
 
     fd_elementwise op[FD_OPS][FD_DTYPES];
 

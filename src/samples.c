@@ -60,9 +60,9 @@ size_t fd_samples_scratch(const fd_samples *k, int mean)
     return planes * 8 + (mean ? 2 * planes + 1 : planes) * PLANE * 8;
 }
 
-/* Bits of n elements from `at`; meanwhile `bytes` from `soon` on are fetched, and of what is pending is done. */
-static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uint64_t at, int64_t n, const void *soon,
-                        size_t bytes, fd_pending *pending)
+/* Bits of n elements from `at`; meanwhile what is wanted soon is fetched, and of what is pending is done. */
+static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uint64_t at, int64_t n, fd_soon soon,
+                        fd_pending *pending)
 {
     fd_source mask = k->mask;
     const double p = k->p[sample * k->p_step];
@@ -71,7 +71,7 @@ static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uin
     const int even = mask.offset % FD_BLOCK == 0 && mask.offset >> 36 == (mask.offset + FD_TILE - 1) >> 36;
     if (n == FD_TILE && even && !mask.stored && threshold && !(threshold >> 32)) {  /* no block beyond the tile is made */
         fd_kernels_in_use->keep_blocks(bits, FD_TILE / FD_BLOCK, mask.offset / FD_BLOCK, mask.seed, mask.stream, threshold, soon,
-                                       bytes, pending);
+                                       pending);
         return;  /* the common case, straight to its place */
     }
     bits[(n - 1) / 64] = 0;  /* the last word may be filled in part */
@@ -120,7 +120,7 @@ void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scrat
             memset(bits, 0, planes * PLANE * 8);
         size_t digits = 0;
         for (int64_t s = 0; s < k->samples; s++) {
-            sample_bits(counted ? fresh : bits + s * PLANE, k, s, t.m, t.n, x + s * share, share, &pending);
+            sample_bits(counted ? fresh : bits + s * PLANE, k, s, t.m, t.n, (fd_soon){x + s * share, share, 0}, &pending);
             digits += (s + 1) >> digits != 0;  /* what a count of s + 1 has */
             if (counted)
                 kernels->count(bits, digits, fresh);
@@ -151,7 +151,7 @@ void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratc
         const piece t = piece_of(k, unit);
         const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
         for (int64_t s = 0; s < k->samples; s++)
-            sample_bits(bits + s * PLANE, k, s, t.m, t.n, x + s * k->x_sample, (size_t)(FD_TILE * item(k)), &none);
+            sample_bits(bits + s * PLANE, k, s, t.m, t.n, (fd_soon){x + s * k->x_sample, (size_t)(FD_TILE * item(k)), 0}, &none);
         kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, k->x_sample, bits, (size_t)k->samples,
                                weights, (size_t)t.n);
     }

@@ -24,7 +24,8 @@ enum {
     WORDS = FD_TILE / 64 + 1,                       /* of a tile's bits; kernels read one more than they use */
     ALONG = 256,                                    /* a crossed run: 4 squares, long enough for the prefetcher */
     ACROSS = 512,                                   /* runs beside it: two in three blocks of each row are whole */
-    NEAR_BYTES = 1 << 15,                           /* arrays up to this size are likely to be in cache */
+    NEAR_BYTES = 1 << 15,                           /* arrays up to this size are likely to be in the first cache, */
+    MEMORY_BYTES = 128 << 20,                       /* from this size on in none */
     BYPASS_BYTES = 8 << 20,                         /* y and x are in memory: stores past the cache pay from here on, */
     BYPASS_RUN = 1024,                              /* for runs of so many bytes; so does doing two things at once */
     PACK = 512,                                     /* elements that are made consecutive at a time */
@@ -114,8 +115,8 @@ static const uint64_t *bits_along(windows *both, const fd_walk *k, uint64_t inde
             blocks = left < FD_TILE / FD_BLOCK ? left : FD_TILE / FD_BLOCK;
         both->now ^= 1;
         w = &both->of[both->now];
-        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold, x,
-                                       x && k->far ? n * (size_t)item_of(k) : 0, &both->pending);
+        const fd_soon soon = {x, x && k->far ? n * (size_t)item_of(k) : 0, k->far > 1};
+        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold, soon, &both->pending);
         w->first = block * FD_BLOCK;
         w->count = blocks * FD_BLOCK;
         w->threshold = threshold;
@@ -356,7 +357,7 @@ void fd_plan(fd_walk *k)
 
     plan_crossed(k);
     const int64_t n = k->shape[last], together = k->joined ? k->run * k->columns : k->crossed ? k->run : n;
-    k->far = size * item > NEAR_BYTES;
+    k->far = (size * item > NEAR_BYTES) + (size * item >= MEMORY_BYTES);
     /* Store past the cache when x and y together are larger than what a cache is likely to hold, and y is not x. */
     k->bypass = k->y != k->in[0] && k->y != k->in[1] && k->y_step[last] == item && size * item >= BYPASS_BYTES
              && together * item >= BYPASS_RUN;
