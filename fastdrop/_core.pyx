@@ -183,18 +183,32 @@ cdef class Block:
             fd_block_give(self.data, self.bytes)
 
 
-cdef cnp.ndarray empty_like(cnp.ndarray x):
-    """An uninitialised array in x's layout and dtype; from a block where it is large and x's elements are close-packed."""
-    cdef size_t bytes = <size_t>cnp.PyArray_NBYTES(x)
+cdef Block block_of(size_t bytes):
+    """A block of so many bytes, or None where they are too few to need one, or not to be had."""
     cdef Block block
-    if bytes < FD_BLOCK_UNIT or not (cnp.PyArray_IS_C_CONTIGUOUS(x) or cnp.PyArray_IS_F_CONTIGUOUS(x)):
-        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+    if bytes < FD_BLOCK_UNIT:
+        return None
     block = Block.__new__(Block)
     block.data = fd_block_take(bytes)
     if block.data is NULL:
-        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+        return None
     block.bytes = bytes
+    return block
+
+
+cdef cnp.ndarray empty_like(cnp.ndarray x):
+    """An uninitialised array in x's layout and dtype; from a block where it is large and x's elements are close-packed."""
+    cdef Block block = None
+    if cnp.PyArray_IS_C_CONTIGUOUS(x) or cnp.PyArray_IS_F_CONTIGUOUS(x):
+        block = block_of(<size_t>cnp.PyArray_NBYTES(x))
+    if block is None:
+        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
     return np.ndarray((<object>x).shape, (<object>x).dtype, block, 0, (<object>x).strides)
+
+
+def new_bytes(size_t n):
+    block = block_of(n)
+    return np.empty(n, np.uint8) if block is None else np.ndarray((n,), np.uint8, block)
 
 
 def new_like(cnp.ndarray x):

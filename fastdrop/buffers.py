@@ -167,6 +167,11 @@ def wide_dtype(dtype):
     return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
 
 
+def new_bytes(n):
+    """Return an empty array of ``n`` bytes."""
+    return np.empty(n, np.uint8) if _core is None else _core.new_bytes(n)
+
+
 def new_like(x):
     """Return an empty array in x's memory layout and native byte order."""
     if not x.dtype.isnative:
