@@ -208,6 +208,7 @@ CHECKS = [
     within("13", 6, "[::2], 64 MiB, over contiguous", Job("[::2]", BIG), "contiguous"),
     Check("14", "16 MiB to 4 GiB, ns/element, slowest over fastest", "<=", 1.15, SIZES, spread, "one"),
     Check("14", "np.copyto, 16 MiB to 4 GiB", "<=", None, SIZES, spread_of("copy"), "one"),
+    within("14", None, "out=, 4 GiB, over np.copyto", SIZES[-1], "copy", "one"),
     Check("14", "in place, 16 MiB to 8 GiB", "<=", 1.15, SIZES_IN_PLACE, spread, "one"),
     Check("14", "np.multiply in place, 16 MiB to 8 GiB", "<=", None, SIZES_IN_PLACE, spread_of("multiply"), "one"),
     Check("15", "out=: beyond input and output", "<=", 1, (Job("train", BIG, kind="memory"),), extra, unit="MiB"),
