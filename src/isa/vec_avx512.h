@@ -143,3 +143,17 @@ static inline vf vf_load_part(const float *p, size_t n, double fill) { return _m
 static inline void vf_store_part(float *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, vec_first(n), a); }
 static inline vd vd_load_part(const double *p, size_t n, double fill) { return _mm512_mask_loadu_pd(vd_set(fill), (__mmask8)vec_first(n), p); }
 static inline void vd_store_part(double *p, vd a, size_t n) { _mm512_mask_storeu_pd(p, (__mmask8)vec_first(n), a); }
+
+#define VEC_REDUCED  /* sums in double and maxima of the lanes, without going through memory; in the order of rows_of.inc */
+static inline double vd_total(vd a)
+{
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
+}
+static inline double vf_total(vf a)
+{
+    return vd_total(_mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1))));
+}
+static inline float vf_highest(vf a) { return _mm512_reduce_max_ps(a); }
+static inline double vd_highest(vd a) { return _mm512_reduce_max_pd(a); }
