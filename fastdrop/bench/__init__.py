@@ -3,6 +3,8 @@
     cases     the one list of what is measured: every kernel, the bytes it moves, the sizes
     rivals    the same operations by NumPy, torch, JAX, Keras and Numba
     measure   how a time is taken: functions in turn, medians, ratios of one run
+    values    what is measured otherwise: numbers that a function returns
+    accuracy  how exact the losses are
     worker    one process for each library, with its CPUs and threads; one row for each measurement
     targets   which ratios are judged, and against what numbers
     report    the table and the picture
