@@ -167,9 +167,11 @@ def wide_dtype(dtype):
     return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
 
 
-def new_bytes(n):
-    """Return an empty array of ``n`` bytes."""
-    return np.empty(n, np.uint8) if _core is None else _core.new_bytes(n)
+def new_array(shape, dtype):
+    """Return an empty array, in recycled memory where it is large."""
+    if _core is None:
+        return np.empty(shape, dtype)
+    return _core.new_bytes(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
 
 def new_like(x):

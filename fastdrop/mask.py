@@ -22,7 +22,7 @@ from .buffers import (
     check_out,
     joint_shape,
     lend,
-    new_bytes,
+    new_array,
     new_like,
     on_cuda,
     on_device,
@@ -335,7 +335,7 @@ class Mask(Fields):
         >>> fd.mask(64, 0.5, rng=0).bits().tobytes().hex()
         '0c19c5322905b53c'
         """
-        out = new_bytes((self.size + 7) // 8)
+        out = new_array(((self.size + 7) // 8,), np.dtype(np.uint8))
         if out.size:
             backends.current().keep_bits(out, self)
         return out

@@ -17,7 +17,7 @@ import operator
 import numpy as np
 
 from . import backends
-from .buffers import as_array, lend, new_like, on_cuda, on_device, on_host, room
+from .buffers import as_array, lend, new_array, new_like, on_cuda, on_device, on_host, room
 from .mask import Mask, check_p, mask, plain
 
 SCRATCH = 5  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
@@ -260,7 +260,7 @@ def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
     if average == "logits":
         logits = _mean(x, masks) @ W
     else:
-        logits = np.empty((*masks.shape[:-1], W.shape[1]), x.dtype)
+        logits = new_array((*masks.shape[:-1], W.shape[1]), x.dtype)
         _forward(_rows(logits, 3), _rows(x, 2), W, masks)
     if b is not None:
         logits += b
@@ -313,7 +313,7 @@ def multi_sample_linear_backward(dlogits, x, W, mask):
     if dlogits.shape == one:
         dx = multi_sample_mean_backward(dlogits @ W.T, mask)
         return dx, _rows(_mean(x, mask), 2).T @ _rows(dlogits, 2), db
-    dx, dW = np.empty(x.shape, x.dtype), np.empty(W.shape, W.dtype)
+    dx, dW = new_array(x.shape, x.dtype), new_array(W.shape, W.dtype)
     _backward(_rows(dx, 2), dW, _rows(np.ascontiguousarray(dlogits), 3), _rows(x, 2), W, mask)
     return dx, dW, db
 
@@ -322,16 +322,23 @@ def multi_sample_linear_backward(dlogits, x, W, mask):
 
 
 def _forward(logits, x, W, mask):
-    """logits[s] = mask[s].apply(x) @ W, a block of rows of one sample after the other."""
+    """logits[s] = mask[s].apply(x) @ W, for as many rows at a time as the buffer holds, whatever their samples.
+
+    A matrix product copies W into an order of its own first: the fewer products, the better.
+    """
     samples, (rows, features) = len(mask), x.shape
     mask = _reshaped(mask, (samples, rows, features))
-    block = max(1, min(rows, _scratch_bytes(x, samples) // max(1, features * x.itemsize)))
-    scratch = np.empty((block, features), x.dtype)
-    for s in range(samples):
-        for at in range(0, rows, block):
-            part = slice(at, at + block)
-            dropped = mask[s, part].apply(x[part], out=scratch[: len(x[part])])
-            np.matmul(dropped, W, out=logits[s, part])
+    whole = logits.reshape(samples * rows, -1)
+    block = max(1, min(len(whole), _scratch_bytes(x, samples) // max(1, features * x.itemsize)))
+    block = -(-len(whole) // -(-len(whole) // block))  # of about the same size
+    scratch = new_array((block, features), x.dtype)
+    for start in range(0, len(whole), block):
+        stop = min(start + block, len(whole))
+        for s in range(start // rows, -(-stop // rows)):
+            first, last = max(start, s * rows), min(stop, (s + 1) * rows)
+            part = slice(first - s * rows, last - s * rows)
+            mask[s, part].apply(x[part], out=scratch[first - start : last - start])
+        np.matmul(scratch[: stop - start], W, out=whole[start:stop])
 
 
 def _backward(dx, dW, dlogits, x, W, mask):
@@ -342,7 +349,7 @@ def _backward(dx, dW, dlogits, x, W, mask):
     block = max(1, min(features, _scratch_bytes(x, samples) // max(1, samples * rows * x.itemsize)))
     if block > 256:
         block -= block % 256  # a block of the stream, made whole
-    scratch = np.empty(samples * rows * block, x.dtype)
+    scratch = new_array((samples * rows * block,), x.dtype)
     for at in range(0, features, block):
         part = slice(at, min(at + block, features))
         width = part.stop - at
