@@ -186,6 +186,16 @@ def test_any_number_of_threads_gives_the_same_bits(op):
             assert x.tobytes() == y.tobytes()
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 17])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_smoothing_counts_no_padding_of_16_bit_rows(engine, n, dtype):
+    dtype = getattr(pytest.importorskip("ml_dtypes"), dtype, dtype)
+    a, b, labels = logits((20, n), dtype, seed=13, apart=8, size=8)
+    want = textbook("r_drop", a.astype(np.float64), b.astype(np.float64), labels, epsilon=0.1).mean()
+    loss = fd.r_drop(a, b, labels, alpha=0.7, label_smoothing=0.1).loss
+    assert loss == pytest.approx(float(want), rel=2e-6, abs=1e-6)
+
+
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
 def test_torch_agrees(op, epsilon):
