@@ -442,7 +442,7 @@ static void run_row(const fd_walk *k, windows *w, place s, int64_t n)
     } else {
         memset(bits, 0, ((size_t)n / 64 + 1) * 8);
         for (int64_t i = 0; i < n; i++)
-            bits[i / 64] |= (uint64_t)bit_at(k, s.m + (uint64_t)(i * m_step), threshold) << (i % 64);
+            bits[i / 64] |= (uint64_t)bit_at(k, s.m + (uint64_t)i * (uint64_t)m_step, threshold) << (i % 64);
         apply_run(k, &s, bits, (size_t)n, scale);
     }
 }
