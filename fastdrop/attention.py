@@ -27,7 +27,8 @@ def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=N
     axis : int, default -1
         The axis whose softmaxes sum to 1. The last is the fast one; for others the scores are copied.
     attention_mask : array_like, optional
-        Broadcasts to the scores. Bools: True = may attend, False = counts as -inf. Floats are added to the scores.
+        Broadcasts to the scores. Bools: True = may attend, False = counts as -inf. Floats are added to the scores; what
+        is then below -1e30 counts as -inf, so rows masked with a dtype's lowest number are rows fully masked.
     rng, mask, training
         As in `fastdrop.dropout`; the mask has the scores' shape.
     out : array, optional

@@ -27,6 +27,7 @@ from .numba_cuda_parts import (
     stored_bits,
     wide,
 )
+from .reference_rows import NOTHING
 
 ALLOW, ADD = 1, 2  # kinds of attention mask
 
@@ -104,7 +105,7 @@ def _build_for(sources, widen, narrow, computed):
         for c in range(cuda.threadIdx.x, columns, THREADS):
             top = max(top, score(scores, seen, seen_kind, start + c, there + c * step))
         top = largest(shared, top)
-        if top == computed(-np.inf):
+        if top < computed(NOTHING):
             top = computed(0)  # a row with nothing to look at: every term below is 0, and so is the row
         part = computed(0)
         for c in range(cuda.threadIdx.x, columns, THREADS):

@@ -18,6 +18,7 @@ from ..mask import scale_of
 from . import numba_cpu as cpu
 from . import numba_rule as rule
 from . import reference_rows
+from .reference_rows import NOTHING
 
 _SOURCES = cpu._SOURCES + sha256(Path(__file__).read_bytes()).hexdigest()
 _locate, _scratch, _tile, TILE = cpu._locate, cpu._scratch, cpu._tile, cpu.TILE
@@ -218,6 +219,8 @@ def _attention_kernel(sources, widen, narrow):
             scores_of(s, x, row, n, bias, allow, *walks)
             if forward:
                 top = _largest(s)
+                if top < NOTHING:
+                    top = 0.0
                 for i in range(n):
                     p[i] = _exp(s[i] - top)
                 total = _sum(p)

@@ -9,6 +9,7 @@ import numpy as np
 from ..mask import scale_of
 
 CHUNK = 1 << 18  # elements whose temporaries are alive at a time
+NOTHING = -1e30  # a row whose largest score is below this has nothing to attend to
 
 
 def _pieces(rows, n):
@@ -187,7 +188,7 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
                 s = np.where(allow[i], s, -np.inf)
             if dy is None:
                 top = s.max(-1, keepdims=True)
-                top = np.where(top == -np.inf, 0, top)
+                top = np.where(top < NOTHING, 0, top)
                 total = np.exp(s - top).sum(-1, keepdims=True)
                 log_sum[i] = np.where(total == 0, np.inf, top + np.log(total))[:, 0]
                 y[i] = np.where(keep[i], np.exp(s - log_sum[i, None]) * scale[i], 0)
