@@ -101,7 +101,7 @@ OPENMP = bool(fd_openmp)
 MAX_NDIM = FD_MAX_NDIM
 
 cdef enum:
-    SERIAL = 1 << 16  # elements under which starting threads costs more than it gains
+    SERIAL = 1 << 18  # elements under which waking threads costs more than it gains
 
 cdef int threads = 1          # set by fastdrop.threads
 cdef bint forked = False      # in a child of a process that had used OpenMP a parallel region would hang in libgomp

@@ -15,20 +15,22 @@ from contextlib import contextmanager
 from . import backends
 from ._version import __version__
 
-# GNU's OpenMP reads this when it is loaded, which happens on the next line but one. By default its threads wait by
-# spinning, up to 20 ms where another process (or a BLAS library's spinning thread) has the other's CPU: longer than the
-# kernels run. The variable is put back, so child processes do not inherit it; a setting of the user's own stands.
-_quiet = "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ
-if _quiet:
-    os.environ["OMP_WAIT_POLICY"] = "passive"
+# GNU's OpenMP reads this when it is loaded, which happens on the next line but one. Its threads wait by spinning, by
+# default so many times that it takes 20 ms: where another process (or a BLAS library's spinning thread) has the other's
+# CPU that is longer than the kernels run. Not to spin at all is no better, since to wake a sleeping thread may take 50
+# microseconds. 2000 turns are about as long as that. The variable is put back, so child processes do not inherit it; a
+# setting of the user's own stands.
+_spin = "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ
+if _spin:
+    os.environ["GOMP_SPINCOUNT"] = "2000"
 try:
     import fastdrop._core as _core  # not "from . import": its error blames a circular import where there is no _core
 except ImportError as error:
     _core = None
     _why_not = str(error)
 finally:
-    if _quiet:
-        del os.environ["OMP_WAIT_POLICY"]
+    if _spin:
+        del os.environ["GOMP_SPINCOUNT"]
 
 STREAM_VERSION = 1
 MOST_THREADS = 1024

@@ -59,7 +59,7 @@ cdef extern from "rows.h" nogil:
     void fd_max_norm_run(const fd_max_norm *k, int64_t first, int64_t end)
 
 cdef enum:
-    SERIAL_ROWS = 1 << 13  # elements, each of some ten times the work of a dropped one
+    SERIAL_ROWS = 1 << 15  # elements, each of some ten times the work of a dropped one
     MOST_SUMS = 64         # parts whose rows are summed apart
     BYPASS_ROWS = 8 << 20  # bytes of results that no cache is likely to hold
 
