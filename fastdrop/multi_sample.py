@@ -20,7 +20,7 @@ from . import backends
 from .buffers import as_array, lend, new_array, new_like, on_cuda, on_device, on_host, room
 from .mask import Mask, check_p, mask, plain
 
-SCRATCH = 5  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
+SCRATCH = 6  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
 LEAST = 1 << 20  # bytes that it may have in any case
 
 
@@ -328,10 +328,11 @@ def _forward(logits, x, W, mask):
     """
     samples, (rows, features) = len(mask), x.shape
     mask = _reshaped(mask, (samples, rows, features))
-    whole = logits.reshape(samples * rows, -1)
-    block = max(1, min(len(whole), _scratch_bytes(x, samples) // max(1, features * x.itemsize)))
-    block = -(-len(whole) // -(-len(whole) // block))  # of about the same size
-    scratch = new_array((block, features), x.dtype)
+    whole = logits.reshape(samples * rows, W.shape[1])
+    scratch = _scratch(x, samples, features)
+    block = max(1, min(len(whole), len(scratch) // max(1, features)))
+    block = max(1, -(-len(whole) // max(1, -(-len(whole) // block))))  # of about the same size
+    scratch = scratch[: block * features].reshape(block, features)
     for start in range(0, len(whole), block):
         stop = min(start + block, len(whole))
         for s in range(start // rows, -(-stop // rows)):
@@ -345,11 +346,11 @@ def _backward(dx, dW, dlogits, x, W, mask):
     """Both gradients, a block of features after the other: each sums over all samples, so no sum has to wait."""
     samples, (rows, features) = len(mask), x.shape
     mask = _reshaped(mask, (samples, rows, features))
-    flat = dlogits.reshape(samples * rows, -1)
-    block = max(1, min(features, _scratch_bytes(x, samples) // max(1, samples * rows * x.itemsize)))
+    flat = dlogits.reshape(samples * rows, W.shape[1])
+    scratch = _scratch(x, samples, samples * rows)
+    block = max(1, min(features, len(scratch) // max(1, samples * rows)))
     if block > 256:
         block -= block % 256  # a block of the stream, made whole
-    scratch = new_array((samples * rows * block,), x.dtype)
     for at in range(0, features, block):
         part = slice(at, min(at + block, features))
         width = part.stop - at
@@ -362,8 +363,9 @@ def _backward(dx, dW, dlogits, x, W, mask):
         np.matmul(wide.T, flat, out=dW[part])
 
 
-def _scratch_bytes(x, samples):
-    return max(LEAST, samples * x.nbytes // SCRATCH)
+def _scratch(x, samples, least):
+    """The buffer, of one size forward and backward: the memory of one serves the other. At least ``least`` long."""
+    return new_array((max(least, max(LEAST, samples * x.nbytes // SCRATCH) // x.itemsize),), x.dtype)
 
 
 def _rows(array, ndim):

@@ -211,7 +211,7 @@ def test_command(only, tmp_path):
 
 
 def test_command_names_an_unknown_target(capsys):
-    args = argparse.Namespace(only="1,99")
+    args = argparse.Namespace(only="1,99", all=False)
     assert command.main(args) == 2
     assert "no target 99" in capsys.readouterr().err
 

@@ -286,3 +286,15 @@ def test_each_sample_has_its_own_p_in_a_part_of_a_mask():
     assert np.allclose(fd.multi_sample_dropout_backward(dy, mask), sum(dropped), rtol=1e-12)
     expected = sum(mask[s].apply(dy[0]) for s in range(3)) / 3
     assert np.allclose(fd.multi_sample_mean_backward(dy[0], mask), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0), (2, 0, 5)])
+@pytest.mark.parametrize("classes", [4, 0])
+def test_linear_of_nothing(engine, shape, classes):
+    x, W = np.ones(shape), np.ones((shape[-1], classes))
+    logits, mask = fd.multi_sample_linear(x, W, None, 0.5, 3, rng=0)
+    assert logits.shape == (3, *shape[:-1], classes)
+    assert not logits.any()
+    dx, dW, db = fd.multi_sample_linear_backward(logits, x, W, mask)
+    assert (dx.shape, dW.shape, db.shape) == (x.shape, W.shape, (classes,))
+    assert not dW.any()

@@ -1,6 +1,6 @@
 """``fastdrop bench``: run a selection, print the table of targets, draw the picture.
 
-Two to three minutes on two cores for everything, less with ``--quick`` or ``--only``.  What is measured and judged
+Some two minutes on two cores, five with ``--all``, less with ``--quick`` or ``--only``.  What is measured and judged
 stands in `cases`, `rivals` and `targets`; here is only the order of things.
 """
 
@@ -14,7 +14,7 @@ import fastdrop as fd
 
 from . import cases, report
 from .measure import cpu_name, cpus
-from .targets import CHECKS, CURVES
+from .targets import CHECKS, CURVES, LONG
 from .worker import run
 
 QUICK_LARGEST = 32 << 20  # elements
@@ -26,6 +26,7 @@ def add_parser(commands):
     parser.add_argument("--out", default="fastdrop-bench.png", metavar="PNG", help="the picture (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every row and result there")
     parser.add_argument("--quick", action="store_true", help="shorter measurements, nothing over 128 MiB an array")
+    parser.add_argument("--all", action="store_true", help=f"{' and '.join(LONG)} too, whose rivals take minutes")
     parser.add_argument("--only", metavar="N,M", help="these targets only, and no picture")
     parser.add_argument("--largest", type=int, metavar="N", help="cut sizes to N elements: tries the harness, no more")
     parser.set_defaults(run=main)
@@ -86,7 +87,7 @@ def main(args):
     """Run ``fastdrop bench``; the exit status is 1 where a kernel was not equal to the reference."""
     everything = len(cpus())
     counts = {"one": 1, "all": everything} if everything > 1 else {"one": 1}
-    checks = CHECKS
+    checks = [check for check in CHECKS if args.all or check.number not in LONG]
     if args.only:
         wanted = args.only.split(",")
         unknown = set(wanted) - {check.number for check in CHECKS}

@@ -16,7 +16,7 @@ from time import perf_counter
 
 SAMPLE = 200e-6  # seconds; shorter calls are repeated up to this, so that the clock's 50 ns do not show
 FEWEST, MOST = 5, 200  # rounds
-FEWEST_LONG = 3  # of more than a second each
+FEWEST_LONG, LONG = 3, 0.5  # of more than half a second each
 
 
 def clock(function, loops):
@@ -48,7 +48,7 @@ def interleave(functions, seconds):
         once = clock(function, 1)
         loops[name] = max(1, int(SAMPLE / max(once, 1e-9)))
         cost += once * loops[name]
-    rounds = min(MOST, max(FEWEST if cost < 1 else FEWEST_LONG, int(seconds / cost)))
+    rounds = min(MOST, max(FEWEST if cost < LONG else FEWEST_LONG, int(seconds / cost)))
     taken = {name: [] for name in functions}
     collecting = gc.isenabled()
     gc.disable()

@@ -270,6 +270,7 @@ CHECKS = [
 ]
 
 CHECKS += losses_and_samples()
+LONG = ("losses", "samples")  # measured when asked for
 
 CURVE_SIZES = tuple(2**k for k in range(8, 27, 2))
 RIVAL_SIZES = tuple(2**k for k in range(8, 25, 4))
