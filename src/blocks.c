@@ -1,7 +1,8 @@
 /* Memory for large fresh outputs.
  *
  * Page faults cost a fresh array more than dropout does: 64 MiB of new pages take about as long as copying 64 MiB twice.
- * So the memory of an output that nobody holds any more is kept, up to a limit, and handed to the next one of its size.
+ * So the memory of an output that nobody holds any more is kept, up to a limit, and handed to the next one of its size;
+ * what has waited longest makes room.
  * The list is short, and its lock is only ever tried: who finds it taken (another thread, or a thread that a fork left
  * behind) goes to the system instead, so nothing can wait here. */
 #include "blocks.h"
@@ -9,6 +10,7 @@
 #if defined(__linux__)
 #include <stdatomic.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 
 enum { KEPT = 32 };
@@ -48,6 +50,16 @@ static void *from_system(size_t bytes)
     return start + before;
 }
 
+/* Takes one off the list, which goes from the longest unused to the latest. */
+static void *leave(size_t i)
+{
+    void *block = kept[i].block;
+    kept_bytes -= kept[i].bytes;
+    kept_count--;
+    memmove(kept + i, kept + i + 1, (kept_count - i) * sizeof *kept);
+    return block;
+}
+
 void *fd_block_take(size_t bytes)
 {
     bytes = whole(bytes);
@@ -56,9 +68,7 @@ void *fd_block_take(size_t bytes)
     if (try_lock()) {
         for (size_t i = 0; i < kept_count; i++)
             if (kept[i].bytes == bytes) {
-                void *block = kept[i].block;
-                kept[i] = kept[--kept_count];
-                kept_bytes -= bytes;
+                void *block = leave(i);
                 unlock();
                 return block;
             }
@@ -70,26 +80,28 @@ void *fd_block_take(size_t bytes)
 void fd_block_give(void *block, size_t bytes)
 {
     bytes = whole(bytes);
-    if (try_lock()) {
-        if (kept_count < KEPT && kept_bytes + bytes <= limit) {
-            kept[kept_count].block = block;
-            kept[kept_count++].bytes = bytes;
-            kept_bytes += bytes;
-            block = NULL;
-        }
-        unlock();
-    }
-    if (block)
+    if (bytes > limit || !try_lock()) {
         munmap(block, bytes);
+        return;
+    }
+    while (kept_count == KEPT || kept_bytes + bytes > limit) {
+        size_t old = kept[0].bytes;
+        munmap(leave(0), old);
+    }
+    kept[kept_count].block = block;
+    kept[kept_count++].bytes = bytes;
+    kept_bytes += bytes;
+    unlock();
 }
 
 void fd_blocks_release(void)
 {
     if (!try_lock())
         return;
-    while (kept_count)
-        kept_count--, munmap(kept[kept_count].block, kept[kept_count].bytes);
-    kept_bytes = 0;
+    while (kept_count) {
+        size_t bytes = kept[kept_count - 1].bytes;
+        munmap(leave(kept_count - 1), bytes);
+    }
     unlock();
 }
 

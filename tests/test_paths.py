@@ -145,6 +145,9 @@ def test_buffer_limit_bounds_what_is_kept():
         two = [fd.dropout(x, 0.1, rng=0)[0] for _ in range(2)]
         del two
         assert core.kept_bytes() == x.nbytes
+        small = fd.dropout(x[: x.size // 2 + 1], 0.1, rng=0)[0]
+        del small  # makes room for itself: the other has waited longer
+        assert core.kept_bytes() == x.nbytes // 2 + (2 << 20)
         fd.set_buffer_limit(0)
         assert core.kept_bytes() == 0
         y, mask = fd.dropout(x, 0.1, rng=0)
