@@ -233,40 +233,32 @@ def dropout_add_backward(shape, dtype, p):
     )
 
 
-def relu_dropout(shape, dtype, p):
-    x, residual = normal(shape, dtype), normal(shape, dtype, seed=1)
-    y = touched(x)
-    return Prepared(
-        lambda rng: (fd.relu_dropout(x, p, rng=rng, out=y)[0],),
-        {"add": lambda: np.add(x, residual, out=y), "copy": lambda: np.copyto(y, x)},
-    )
+def activation(function):
+    """An activation and dropout in one pass, beside an addition."""
+
+    def prepare(shape, dtype, p):
+        x, residual = normal(shape, dtype), normal(shape, dtype, seed=1)
+        y = touched(x)
+        return Prepared(
+            lambda rng: (function(x, p, rng=rng, out=y)[0],),
+            {"add": lambda: np.add(x, residual, out=y), "copy": lambda: np.copyto(y, x)},
+        )
+
+    return prepare
 
 
-def relu_dropout_backward(shape, dtype, p):
-    dy, x = normal(shape, dtype), normal(shape, dtype, seed=1)
-    dx = touched(dy)
-    return Prepared(
-        lambda rng: (fd.relu_dropout_backward(dy, x, fd.mask(shape, p, rng=rng), out=dx),),
-        {"add": lambda: np.add(x, dy, out=dx), "copy": lambda: np.copyto(dx, dy)},
-    )
+def activation_backward(function):
+    """The gradient of that."""
 
+    def prepare(shape, dtype, p):
+        dy, x = normal(shape, dtype), normal(shape, dtype, seed=1)
+        dx = touched(dy)
+        return Prepared(
+            lambda rng: (function(dy, x, fd.mask(shape, p, rng=rng), out=dx),),
+            {"add": lambda: np.add(x, dy, out=dx), "copy": lambda: np.copyto(dx, dy)},
+        )
 
-def gelu_dropout(shape, dtype, p):
-    x, residual = normal(shape, dtype), normal(shape, dtype, seed=1)
-    y = touched(x)
-    return Prepared(
-        lambda rng: (fd.gelu_dropout(x, p, rng=rng, out=y)[0],),
-        {"add": lambda: np.add(x, residual, out=y), "copy": lambda: np.copyto(y, x)},
-    )
-
-
-def gelu_dropout_backward(shape, dtype, p):
-    dy, x = normal(shape, dtype), normal(shape, dtype, seed=1)
-    dx = touched(dy)
-    return Prepared(
-        lambda rng: (fd.gelu_dropout_backward(dy, x, fd.mask(shape, p, rng=rng), out=dx),),
-        {"add": lambda: np.add(x, dy, out=dx), "copy": lambda: np.copyto(dx, dy)},
-    )
+    return prepare
 
 
 def softmax_dropout(shape, dtype, p):
@@ -448,13 +440,20 @@ CASES = {
         Case("drop path", "reused", shared(lambda s: (s[0], 1, 1)), READ_WRITE, 2, SEQUENCES, proved=M),
         Case("dropout_add", "reused", dropout_add, "x, residual read, y written", 3, ROWS),
         Case("dropout_add, backward", "reused", dropout_add_backward, READ_WRITE, 2, ROWS, tolerance=1e-6),
-        Case("relu_dropout", "reused", relu_dropout, READ_WRITE, 2, ROWS),
-        Case("relu_dropout, backward", "reused", relu_dropout_backward, "dy, x read, dx written", 3, ROWS),
-        Case("gelu_dropout", "reused", gelu_dropout, READ_WRITE, 2, ROWS, tolerance=1e-6, proved=M),
+        Case("relu_dropout", "reused", activation(fd.relu_dropout), READ_WRITE, 2, ROWS),
+        Case(
+            "relu_dropout, backward",
+            "reused",
+            activation_backward(fd.relu_dropout_backward),
+            "dy, x read, dx written",
+            3,
+            ROWS,
+        ),
+        Case("gelu_dropout", "reused", activation(fd.gelu_dropout), READ_WRITE, 2, ROWS, tolerance=1e-6, proved=M),
         Case(
             "gelu_dropout, backward",
             "reused",
-            gelu_dropout_backward,
+            activation_backward(fd.gelu_dropout_backward),
             "dy, x read, dx written",
             3,
             ROWS,
