@@ -134,7 +134,7 @@ def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_ma
             f"log_sum must be what softmax_dropout returned, float64 of shape {rows}, "
             f"got {log_sum.dtype} of shape {log_sum.shape}"
         )
-    given, out = out, _out(out, scores, dy=dy, attention_mask=attention_mask)
+    given, out = out, _out(out, scores, dy=dy, log_sum=log_sum, attention_mask=attention_mask)
     bias, allow = _attention(attention_mask, scores, axis)
     _run(out, np.ascontiguousarray(log_sum), dy, scores, bias, allow, mask, axis)
     return out if given is None else given

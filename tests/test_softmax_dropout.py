@@ -271,6 +271,16 @@ def test_bad_input_is_named(function, error, words):
         assert word in str(raised.value)
 
 
+def test_out_may_not_overlap_log_sum():
+    scores = normal((4, 4), np.float64)
+    memory = np.zeros((5, 4))
+    _, mask, log_sum = fd.softmax_dropout(scores, 0.5, rng=0)
+    memory[4] = log_sum
+    with pytest.raises(ValueError, match="out must be log_sum itself or not overlap it"):
+        fd.softmax_dropout_backward(np.ones_like(scores), scores, memory[4], mask, out=memory[1:])
+    assert np.array_equal(memory[4], log_sum)
+
+
 def test_out_may_not_overlap_the_attention_mask():
     scores = np.random.default_rng(0).standard_normal((4, 6))
     out = np.zeros((4, 6))
