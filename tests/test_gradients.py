@@ -119,7 +119,7 @@ def test_sum_is_close_to_the_exact_one(engine, dtype):
 
 
 @pytest.mark.parametrize("shape", [((1000, 300), (300,)), ((1000, 300), (1000, 1)), ((7, 100, 500), (100, 1))])
-def test_sum_does_not_depend_on_threads(engine, identical, shape):
+def test_sum_does_not_depend_on_threads(engine, shape):
     whole, x_shape = shape
     dy = np.random.default_rng(0).standard_normal(whole).astype(np.float32)
     mask = fd.mask(whole, 0.3, rng=0)
@@ -127,8 +127,8 @@ def test_sum_does_not_depend_on_threads(engine, identical, shape):
         one = mask.backward(dy, x_shape=x_shape)
     for n in (2, 3, 4):
         with fd.threads(n):
-            identical(mask.backward(dy, x_shape=x_shape), one)
-            identical(mask.backward(dy, x_shape=x_shape), one)
+            for _ in range(2):  # nor on when each of them comes to its part
+                assert mask.backward(dy, x_shape=x_shape).tobytes() == one.tobytes()
 
 
 @pytest.mark.parametrize("layout", ["F", "swapped", "unaligned", "reversed", "strided"])
