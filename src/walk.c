@@ -26,7 +26,7 @@ enum {
     ACROSS = 512,                                   /* runs beside it: two in three blocks of each row are whole */
     NEAR_BYTES = 1 << 15,                           /* arrays up to this size are likely to be in the first cache, */
     MEMORY_BYTES = 128 << 20,                       /* from this size on in none */
-    BYPASS_BYTES = 8 << 20,                         /* y and x are in memory: stores past the cache pay from here on, */
+    BYPASS_BYTES = 8 << 20,                         /* stores past the cache pay from here on, */
     BYPASS_RUN = 1024,                              /* for runs of so many bytes; so does doing two things at once */
     PACK = 512,                                     /* elements that are made consecutive at a time */
 };
