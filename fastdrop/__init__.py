@@ -21,7 +21,7 @@ from .fused import (
 )
 from .inference import mc_dropout
 from .losses import cross_entropy, js_div, kl_div, r_drop, r_drop_pair, symmetric_kl
-from .mask import Mask, mask
+from .masks import Mask, mask
 from .max_norm import max_norm_
 from .multi_sample import (
     multi_sample_dropout,

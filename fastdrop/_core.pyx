@@ -15,7 +15,7 @@ from .rng import as_rng
 
 cnp.import_array()
 
-Mask = None  # the class that `make` makes here, set by fastdrop.mask
+Mask = None  # the class that `make` makes here, set by fastdrop.maskss
 
 cdef extern from "fastdrop.h" nogil:
     enum: FD_MAX_NDIM, FD_INPUTS

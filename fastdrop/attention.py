@@ -8,8 +8,9 @@ pass needs is the scores and one number a row, from which the probabilities are 
 import numpy as np
 
 from . import backends
+from .arguments import check_p, fit_p
 from .buffers import as_array, check_out, new_like, on_cuda, on_device, overlaps, view
-from .mask import Mask, _fit_p, check_p, plain
+from .masks import Mask, plain
 from .rng import as_rng
 
 __all__ = ["softmax_dropout", "softmax_dropout_backward"]
@@ -69,7 +70,7 @@ def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=N
     scores = as_array(view(scores, "scores"), "scores")
     axis = _axis(axis, scores)
     if mask is None:
-        p = _fit_p(check_p(p), scores.shape) if training else 0.0
+        p = fit_p(check_p(p), scores.shape) if training else 0.0
     else:
         _check_mask(mask, scores)
     given, out = out, _out(out, scores, attention_mask=attention_mask)

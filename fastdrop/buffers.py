@@ -145,23 +145,6 @@ def as_array(x, name):
     return x
 
 
-def joint_shape(a, b, item, a_name, b_name):
-    """Return the shape that shapes ``a`` and ``b`` broadcast to; raise if there is none, or none that `room` allows."""
-    wide, narrow = (a, b) if len(a) >= len(b) else (b, a)
-    lead = len(wide) - len(narrow)
-    joint = wide[:lead] + tuple(n if m == 1 else m for m, n in zip(wide[lead:], narrow, strict=True))
-    if any(n not in (1, m) for m, n in zip(joint[lead:], narrow, strict=True)):
-        raise ValueError(f"{a_name} {a} does not broadcast with {b_name} {b}")
-    room(joint, item)
-    return joint
-
-
-def room(shape, item):
-    """Raise MemoryError where NumPy has a ValueError: an array of more bytes than an address can count."""
-    if math.prod(shape) * item > sys.maxsize:
-        raise MemoryError(f"cannot allocate an array of shape {shape} with {item} bytes an element")
-
-
 def wide_dtype(dtype):
     """Return the dtype in which sums of ``dtype`` are made: float32, or float64 for float64."""
     return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from . import backends
 from ._version import __version__
+from .rule import STREAM_VERSION
 
 # GNU's OpenMP reads this when it is loaded, which happens on the next line but one. Its threads wait by spinning, by
 # default so many times that it takes 20 ms: where another process (or a BLAS library's spinning thread) has the other's
@@ -32,7 +33,6 @@ finally:
     if _spin:
         del os.environ["GOMP_SPINCOUNT"]
 
-STREAM_VERSION = 1
 MOST_THREADS = 1024
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from . import backends
-from .buffers import joint_shape, lend, on_cuda, on_device
-from .mask import Mask, _fit_p, check_mask_shape, check_p, run, spread, target
+from .arguments import check_mask_shape, check_p, fit_p, joint_shape
+from .buffers import lend, on_cuda, on_device
+from .masks import Mask, run, spread, target
 from .rng import as_rng
 
 
@@ -75,7 +76,7 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     stored = False
     if mask is None:
         shape = x.shape if mask_shape is None else _mask_shape(mask_shape, x)
-        p = _fit_p(check_p(p), shape)
+        p = fit_p(check_p(p), shape)
     elif isinstance(mask, Mask):
         shape, p, stored = mask._shape, mask._p, mask._stored is not None
     else:

@@ -8,8 +8,9 @@ worked on in float32 and rounded once.
 import numpy as np
 
 from . import backends
+from .arguments import check_mask_shape, check_p, check_shape, fit_p
 from .buffers import as_array, check_out, lend, new_like, on_cuda, on_device, overlaps, wide_dtype
-from .mask import Mask, _fit_p, check_mask_shape, check_p, check_shape, plain
+from .masks import Mask, plain
 from .rng import as_rng
 
 
@@ -324,7 +325,7 @@ def _run(*args, out):
         if mask_shape is not None:
             shape = check_mask_shape(mask_shape)
             _fits("mask_shape", shape, names[0], x.shape)
-        p = _fit_p(check_p(p), shape)
+        p = fit_p(check_p(p), shape)
     else:
         shape = mask.shape
         _fits("mask", shape, names[0], x.shape)

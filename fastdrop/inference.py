@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .arguments import check_p, check_samples, fit_p
 from .buffers import on_host
-from .mask import Mask, _fit_p, check_p
-from .multi_sample import check_samples
+from .masks import Mask
 from .rng import _seed_of, _uint64, as_rng
 
 FEWEST = 10  # samples before `tolerance` is asked: the standard error of fewer is a guess
@@ -78,7 +78,7 @@ class Sample:
         self._layer += 1
         if self._first is None:
             shape = (1, *shape[1:])
-            return Mask._make(seed, self.number, shape, _fit_p(check_p(p), shape))
+            return Mask._make(seed, self.number, shape, fit_p(check_p(p), shape))
         end = self._first + self._rows
         p = check_p(p)
         if type(p) is not float and p.ndim:

@@ -11,10 +11,10 @@ from collections import deque
 
 import numpy as np
 
+from .arguments import check_p, check_samples
 from .functional import dropout, dropout_backward
 from .inference import Sample
-from .mask import check_p
-from .multi_sample import check_samples, multi_sample_linear, multi_sample_linear_backward
+from .multi_sample import multi_sample_linear, multi_sample_linear_backward
 from .rng import as_rng
 
 REMEMBERED = 1 << 16  # masks; some 12 MB

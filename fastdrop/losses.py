@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from . import backends
+from .arguments import check_number, check_shape
 from .buffers import as_array, check_out, new_like, on_cuda, on_device, on_host, overlaps, view
 from .functional import dropout
-from .mask import check_shape
 
 __all__ = ["RDrop", "cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
 
@@ -277,7 +277,7 @@ def r_drop(
             a, b, labels, alpha=alpha, pad_mask=pad_mask, reduction=reduction, label_smoothing=label_smoothing,
             ignore_index=ignore_index, temperature=temperature, out=out,
         )  # fmt: skip
-    alpha = number(alpha, "alpha")
+    alpha = check_number(alpha, "alpha")
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
     call = _Call(a, b, out, temperature, pad_mask, reduction)
@@ -339,7 +339,7 @@ class _Call:
                 raise TypeError(f"b must have a's dtype {first.dtype}, got {x.dtype}")
         self.lead, self.n = first.shape[:-1], first.shape[-1]
         self.rows = math.prod(self.lead)
-        self.temperature = number(temperature, "temperature")
+        self.temperature = check_number(temperature, "temperature")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
         if reduction not in REDUCTIONS:
@@ -380,7 +380,7 @@ class _Call:
             raise ValueError(f"pad_mask must broadcast to the rows' shape {self.lead}, got {pad_mask.shape}") from None
 
     def take_labels(self, labels, smoothing, ignore_index):
-        self.smoothing = number(smoothing, "label_smoothing")
+        self.smoothing = check_number(smoothing, "label_smoothing")
         if not 0 <= self.smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1], got {self.smoothing}")
         labels = np.asarray(labels)
@@ -470,11 +470,3 @@ def _as_rows(x):
     if x.flags.c_contiguous:
         return x.reshape(-1, x.shape[-1])
     return x if x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > 0 else None
-
-
-def number(value, name):
-    """Return ``value`` as a float; raise if it is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None

@@ -12,13 +12,12 @@ kernels, masks made in its packing, would save that buffer too; it was left out 
 as the first on every machine, and the buffer costs some percent.
 """
 
-import operator
-
 import numpy as np
 
 from . import backends
-from .buffers import as_array, lend, new_array, new_like, on_cuda, on_device, on_host, room
-from .mask import Mask, check_p, mask, plain
+from .arguments import check_allocatable, check_p, check_samples
+from .buffers import as_array, lend, new_array, new_like, on_cuda, on_device, on_host
+from .masks import Mask, mask, plain
 
 SCRATCH = 6  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
 LEAST = 1 << 20  # bytes that it may have in any case
@@ -394,19 +393,8 @@ def _masks(x, p, samples, rng):
     p = check_p(p)
     if type(p) is not float and p.shape != (samples,):
         raise ValueError(f"p must be one number or one for each of {samples} samples, got an array of shape {p.shape}")
-    room((samples, *x.shape), 1)
+    check_allocatable((samples, *x.shape), 1)
     return mask((samples, *x.shape), p, rng=rng)
-
-
-def check_samples(samples, name="samples"):
-    """Return ``samples`` as an int; raise unless it is an integer of at least 1."""
-    try:
-        number = operator.index(samples)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer of at least 1, got {samples!r}") from None
-    if number < 1 or isinstance(samples, (bool, np.bool_)):
-        raise ValueError(f"{name} must be an integer of at least 1, got {samples!r}")
-    return number
 
 
 def _check_mask(mask):

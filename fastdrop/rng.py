@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-MASK64 = 2**64 - 1
+from .rule import MASK64
 
 _lock = threading.Lock()  # of all generators: held for an addition, and a forked child can renew it for all of them
 
@@ -115,7 +115,7 @@ class Rng:
         -------
         Mask
         """
-        from .mask import mask
+        from .masks import mask
 
         return mask(shape, p, rng=self)
 

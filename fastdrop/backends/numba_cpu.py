@@ -26,7 +26,7 @@ from numba import njit
 from numba.extending import register_jitable
 
 from .. import config
-from ..mask import scale_of
+from ..rule import scale_of
 from . import numba_rule as rule
 from . import reference
 from .axes import join

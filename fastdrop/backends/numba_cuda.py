@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..mask import scale_of
+from ..rule import scale_of
 from . import numba_rule as rule
 from .numba_cuda_parts import (
     AXES,

@@ -16,7 +16,7 @@ import numpy as np
 from numba import config, cuda, types
 from numba.extending import intrinsic, overload
 
-from ..mask import scale_of
+from ..rule import scale_of
 from . import numba_rule as rule
 from .axes import c_steps, join
 from .reference import threshold

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from ..mask import scale_of
+from ..rule import scale_of
 from . import numba_cpu as cpu
 from . import numba_rule as rule
 from . import reference_rows

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from ..mask import scale_of
+from ..rule import scale_of
 from .reference_rows import max_norm, row_losses, softmax_dropout  # noqa: F401  (functions of every backend)
 
 NAME = "reference"

@@ -6,7 +6,7 @@ nothing; rows are worked through a few at a time, so that temporaries stay small
 
 import numpy as np
 
-from ..mask import scale_of
+from ..rule import scale_of
 
 CHUNK = 1 << 18  # elements whose temporaries are alive at a time
 NOTHING = -1e30  # a row whose largest score is below this has nothing to attend to

@@ -1,8 +1,7 @@
 """Dropout, and what stands beside it, on device arrays: checked here, launched by the Numba CUDA backend."""
 
-from ..buffers import joint_shape
-from ..mask import Mask, _fit_p, check_mask_shape, check_p, check_shape
-from ..multi_sample import check_samples
+from ..arguments import check_mask_shape, check_p, check_samples, check_shape, fit_p, joint_shape
+from ..masks import Mask
 from ..rng import as_rng
 from .arrays import FLOATS, array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
 
@@ -16,7 +15,7 @@ def mask_for(shape, p, rng, mask, training, mask_shape=None):
             return mask.shape, lambda: mask, type(mask.p) is float and mask.p == 0.0 and mask._stored is None
         return mask.shape, lambda: Mask._make(0, 0, mask.shape, 0.0), True
     own = shape if mask_shape is None else check_mask_shape(mask_shape)
-    p = _fit_p(check_p(p), own)
+    p = fit_p(check_p(p), own)
     if not training:
         return own, lambda: Mask._make(0, 0, own, 0.0), True
     return own, lambda: Mask._make(*as_rng(rng).take(), own, p), type(p) is float and p == 0.0

@@ -2,7 +2,8 @@
 
 import math
 
-from ..losses import REDUCTIONS, RDrop, number
+from ..arguments import check_number
+from ..losses import REDUCTIONS, RDrop
 from .arrays import array_of, broadcast, contiguous, deliver, kernels_on, like_of, overlap, result_of, stream_of
 from .elementwise import check_mask, mask_for, whole
 
@@ -139,7 +140,7 @@ def r_drop(
     RDrop
         loss = ce + alpha * kl, the two parts, and the gradients of the loss: all of them device arrays.
     """
-    alpha, smoothing = number(alpha, "alpha"), number(label_smoothing, "label_smoothing")
+    alpha, smoothing = check_number(alpha, "alpha"), check_number(label_smoothing, "label_smoothing")
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
     if not 0 <= smoothing <= 1:
@@ -149,7 +150,7 @@ def r_drop(
 
 def _pair(a, b, labels, pad_mask, reduction, out, stream, alpha, temperature, smoothing, ignore_index):
     """Loss, ce, kl, da and db."""
-    temperature = number(temperature, "temperature")
+    temperature = check_number(temperature, "temperature")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
     if reduction not in REDUCTIONS:

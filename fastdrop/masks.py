@@ -16,22 +16,22 @@ from contextlib import suppress
 import numpy as np
 
 from . import backends
+from .arguments import check_allocatable, check_p, check_shape, fit_p, joint_shape
 from .buffers import (
     FLOATS,
     as_array,
     check_out,
-    joint_shape,
     lend,
     new_array,
     new_like,
     on_cuda,
     on_device,
     overlaps,
-    room,
     view,
     wide_dtype,
 )
-from .rng import MASK64, as_rng
+from .rng import as_rng
+from .rule import MASK64, scale_of
 
 try:  # in C they are quick to make and to read, and memoryview(mask) gives the packed bits, before Python 3.12 too
     from . import _core
@@ -57,70 +57,12 @@ except ImportError:
         return self
 
 
-def check_p(p):
-    """Return ``p`` as a Python float, or as a read-only float64 array; raise unless all of it lies in [0, 1]."""
-    if type(p) is not float:
-        if isinstance(p, (str, bytes)) or p is None:
-            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}")
-        try:
-            array = np.array(p)
-            if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-                raise TypeError
-            array = array.astype(np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}") from None
-        if array.ndim:
-            wrong = ~((array >= 0) & (array <= 1))
-            if wrong.any():
-                raise ValueError(
-                    f"p is a probability to drop and must be in [0, 1], got {array[wrong][0]} in its array"
-                )
-            return np.frombuffer(array.tobytes()).reshape(array.shape)  # over bytes: nobody can make it writable
-        p = float(array)
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p is a probability to drop and must be in [0, 1], got {p}")
-    return p
-
-
-MOST_AXES = 64  # NumPy's limit too
-
-
-def check_shape(shape, name="shape"):
-    """Return ``shape`` as a tuple of at most 64 ints; raise unless each is at least 0, their product below 2**64."""
-    try:
-        shape = tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer or a tuple of integers, got {shape!r}") from None
-    if len(shape) > MOST_AXES:
-        raise ValueError(f"{name} must have at most {MOST_AXES} axes, got {len(shape)}")
-    if shape and not 0 <= min(shape) <= max(shape) <= MASK64 + 1:
-        raise ValueError(f"{name} must hold numbers from 0 to 2**64, got {shape}")
-    if math.prod(shape) > MASK64 + 1:
-        raise ValueError(f"{name} must have at most 2**64 elements, got {shape}")
-    return shape
-
-
-def check_mask_shape(shape):
-    """`check_shape` for an argument ``mask_shape``, where None stands for 1."""
-    if isinstance(shape, (tuple, list)):
-        shape = tuple(1 if n is None else n for n in shape)
-    return check_shape(shape, "mask_shape")
-
-
 def _c_strides(shape):
     strides, step = [], 1
     for n in reversed(shape):
         strides.append(step)
         step *= n
     return tuple(reversed(strides))
-
-
-def scale_of(p):
-    """Return 1/(1-p) in double; inf where p == 1."""
-    if type(p) is float:
-        return 1.0 / (1.0 - p) if p != 1.0 else math.inf
-    with np.errstate(divide="ignore"):
-        return 1.0 / (1.0 - p)
 
 
 class Mask(Fields):
@@ -214,7 +156,7 @@ class Mask(Fields):
         if stored is None:
             raise TypeError(f"keep must hold bools, got dtype {dtype}")
         stored.flags.writeable = False
-        return cls._make(None, None, shape, _fit_p(check_p(p), shape), stored=stored)
+        return cls._make(None, None, shape, fit_p(check_p(p), shape), stored=stored)
 
     seed = property(lambda self: self._seed)
     stream = property(lambda self: self._stream)
@@ -314,7 +256,7 @@ class Mask(Fields):
         ndarray of bool, of the mask's shape
             True = kept.
         """
-        room(self._shape, 1)
+        check_allocatable(self._shape, 1)
         out = np.empty(self._shape, np.bool_)
         if out.size:
             backends.current().keep(out, self)
@@ -505,17 +447,6 @@ def _restore(seed, stream, shape, p, offset, strides, stored):
     return Mask._make(seed, stream, shape, p, offset, strides, stored)
 
 
-def _fit_p(p, shape):
-    """Check an array p against the mask's shape."""
-    if type(p) is float:
-        return p
-    if p.ndim == 0:
-        return float(p)
-    if p.shape != shape[: p.ndim]:
-        raise ValueError(f"an array p must have the leading axes of the mask's shape {shape}, got shape {p.shape}")
-    return p
-
-
 def _index(k, axis):
     if not isinstance(k, (bool, np.bool_)):
         with suppress(TypeError):
@@ -588,6 +519,6 @@ def mask(shape, p, *, rng=None):
     <fastdrop.Mask shape=(2, 3) p=0.1 seed=1, stream=0>
     """
     shape = check_shape(shape)
-    p = _fit_p(check_p(p), shape)
+    p = fit_p(check_p(p), shape)
     seed, stream = as_rng(rng).take()
     return Mask._make(seed, stream, shape, p)

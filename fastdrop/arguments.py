@@ -1,0 +1,105 @@
+"""Checks of arguments that are no arrays of numbers to work on: p, shapes, counts. Each says the rule and the value."""
+
+import math
+import operator
+import sys
+
+import numpy as np
+
+from .rule import MASK64
+
+MAX_AXES = 64  # NumPy's limit too
+
+
+def check_p(p):
+    """Return ``p`` as a Python float, or as a read-only float64 array; raise unless all of it lies in [0, 1]."""
+    if type(p) is not float:
+        if isinstance(p, (str, bytes)) or p is None:
+            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}")
+        try:
+            array = np.array(p)
+            if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+                raise TypeError
+            array = array.astype(np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}") from None
+        if array.ndim:
+            wrong = ~((array >= 0) & (array <= 1))
+            if wrong.any():
+                raise ValueError(
+                    f"p is a probability to drop and must be in [0, 1], got {array[wrong][0]} in its array"
+                )
+            return np.frombuffer(array.tobytes()).reshape(array.shape)  # over bytes: nobody can make it writable
+        p = float(array)
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p is a probability to drop and must be in [0, 1], got {p}")
+    return p
+
+
+def check_shape(shape, name="shape"):
+    """Return ``shape`` as a tuple of at most 64 ints; raise unless each is at least 0, their product below 2**64."""
+    try:
+        shape = tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or a tuple of integers, got {shape!r}") from None
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"{name} must have at most {MAX_AXES} axes, got {len(shape)}")
+    if shape and not 0 <= min(shape) <= max(shape) <= MASK64 + 1:
+        raise ValueError(f"{name} must hold numbers from 0 to 2**64, got {shape}")
+    if math.prod(shape) > MASK64 + 1:
+        raise ValueError(f"{name} must have at most 2**64 elements, got {shape}")
+    return shape
+
+
+def check_mask_shape(shape):
+    """`check_shape` for an argument ``mask_shape``, where None stands for 1."""
+    if isinstance(shape, (tuple, list)):
+        shape = tuple(1 if n is None else n for n in shape)
+    return check_shape(shape, "mask_shape")
+
+
+def fit_p(p, shape):
+    """Check an array p against the mask's shape."""
+    if type(p) is float:
+        return p
+    if p.ndim == 0:
+        return float(p)
+    if p.shape != shape[: p.ndim]:
+        raise ValueError(f"an array p must have the leading axes of the mask's shape {shape}, got shape {p.shape}")
+    return p
+
+
+def joint_shape(a, b, item, a_name, b_name):
+    """Return the shape that ``a`` and ``b`` broadcast to; raise if there is none, or it cannot be allocated."""
+    wide, narrow = (a, b) if len(a) >= len(b) else (b, a)
+    lead = len(wide) - len(narrow)
+    joint = wide[:lead] + tuple(n if m == 1 else m for m, n in zip(wide[lead:], narrow, strict=True))
+    if any(n not in (1, m) for m, n in zip(joint[lead:], narrow, strict=True)):
+        raise ValueError(f"{a_name} {a} does not broadcast with {b_name} {b}")
+    check_allocatable(joint, item)
+    return joint
+
+
+def check_allocatable(shape, item):
+    """Raise MemoryError where NumPy has a ValueError: an array of more bytes than an address can count."""
+    if math.prod(shape) * item > sys.maxsize:
+        raise MemoryError(f"cannot allocate an array of shape {shape} with {item} bytes an element")
+
+
+def check_samples(samples, name="samples"):
+    """Return ``samples`` as an int; raise unless it is an integer of at least 1."""
+    try:
+        number = operator.index(samples)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer of at least 1, got {samples!r}") from None
+    if number < 1 or isinstance(samples, (bool, np.bool_)):
+        raise ValueError(f"{name} must be an integer of at least 1, got {samples!r}")
+    return number
+
+
+def check_number(value, name):
+    """Return ``value`` as a float; raise if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
