@@ -1,12 +1,52 @@
 """Checks of arguments that are no arrays of numbers to work on: p, shapes, counts. Each says the rule and the value."""
 
+import inspect
 import math
 import operator
 import sys
+from functools import wraps
 
 import numpy as np
 
 from .rule import MASK64
+
+# What other libraries call an argument -> what it is here.
+_ELSEWHERE = {
+    **dict.fromkeys(("rate", "drop_prob", "dropout_p", "drop_rate", "prob"), "p, the probability to drop"),
+    **dict.fromkeys(("keep_prob", "keep", "keep_rate"), "p, the probability to drop: p = 1 - keep_prob"),
+    **dict.fromkeys(("seed", "random_state", "generator", "key"), "rng: an int, a fastdrop.Rng or a NumPy generator"),
+    "noise_shape": "mask_shape",
+    **dict.fromkeys(("inplace", "in_place"), "out: out=x works in place"),
+    **dict.fromkeys(("dim", "class_dim"), "axis"),
+    **dict.fromkeys(("train", "is_training", "test"), "training: True or False"),
+    "deterministic": "training = not deterministic",
+    "weight": "W",
+    "num_samples": "samples",
+    "ignore_label": "ignore_index",
+}
+
+
+def check_keywords(function, keywords, known):
+    """Raise TypeError if a keyword is none of those ``known``, with the name it has here where that can be told."""
+    for keyword in keywords:
+        if keyword not in known:
+            here = _ELSEWHERE.get(keyword, "")
+            cure = f"; here it is {here}" if here.partition(",")[0].partition(":")[0].partition(" ")[0] in known else ""
+            raise TypeError(f"{function}() has no argument {keyword!r}{cure}")
+
+
+def explained(function):
+    """Decorate a function without array arguments so that its unknown keywords raise `check_keywords`'s error."""
+    known = frozenset(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def call(*args, **kwargs):
+        if not known.issuperset(kwargs):
+            check_keywords(function.__name__, kwargs, known)
+        return function(*args, **kwargs)
+
+    return call
+
 
 MAX_AXES = 64  # NumPy's limit too
 
@@ -14,14 +54,15 @@ MAX_AXES = 64  # NumPy's limit too
 def check_p(p):
     """Return ``p`` as a Python float, or as a read-only float64 array; raise unless all of it lies in [0, 1]."""
     if type(p) is not float:
-        if isinstance(p, (str, bytes)) or p is None:
-            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}")
+        if isinstance(p, (str, bytes, np.ma.MaskedArray)) or p is None or type(p).__name__ == "Mask":
+            cure = "; a mask goes in as mask=" if type(p).__name__ == "Mask" else ""
+            raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}{cure}")
         try:
             array = np.array(p)
             if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
                 raise TypeError
             array = array.astype(np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # RuntimeError: tensors that require grad
             raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}") from None
         if array.ndim:
             wrong = ~((array >= 0) & (array <= 1))
@@ -51,10 +92,13 @@ def check_shape(shape, name="shape"):
     return shape
 
 
-def check_mask_shape(shape):
-    """`check_shape` for an argument ``mask_shape``, where None stands for 1."""
-    if isinstance(shape, (tuple, list)):
-        shape = tuple(1 if n is None else n for n in shape)
+def check_mask_shape(shape, x_shape):
+    """`check_shape` for an argument ``mask_shape``, where None stands for x's size on that axis."""
+    if isinstance(shape, (tuple, list)) and None in shape:
+        lead = len(x_shape) - len(shape)
+        if lead < 0 and None in shape[:-lead]:
+            raise ValueError(f"mask_shape must have None only where x has an axis, got {shape} for x's shape {x_shape}")
+        shape = tuple(x_shape[lead + i] if n is None else n for i, n in enumerate(shape))
     return check_shape(shape, "mask_shape")
 
 
@@ -95,6 +139,23 @@ def check_samples(samples, name="samples"):
     if number < 1 or isinstance(samples, (bool, np.bool_)):
         raise ValueError(f"{name} must be an integer of at least 1, got {samples!r}")
     return number
+
+
+def check_training(training):
+    """Raise TypeError unless ``training`` is a bool: a word such as "eval" would count as True."""
+    if training is not True and training is not False and not isinstance(training, np.bool_):
+        raise TypeError(f"training must be True or False, got {training!r}")
+
+
+def check_axis(axis, shape, name):
+    """Return ``axis`` as an int from 0 on; raise unless it is one of those of the array ``name`` of this shape."""
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+    if not -len(shape) <= number < len(shape):
+        raise ValueError(f"axis must be an axis of {name}, whose shape is {shape}, got {axis}")
+    return number % len(shape)
 
 
 def check_number(value, name):

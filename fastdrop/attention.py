@@ -8,22 +8,24 @@ pass needs is the scores and one number a row, from which the probabilities are 
 import numpy as np
 
 from . import backends
-from .arguments import check_p, fit_p
-from .buffers import as_array, check_out, new_like, on_cuda, on_device, overlaps, view
-from .masks import Mask, plain
-from .rng import as_rng
+from .arguments import check_axis
+from .buffers import as_array
+from .dispatch import operation
+from .functional import check_mask, mask_for
+from .masks import Mask, plain, target
 
 __all__ = ["softmax_dropout", "softmax_dropout_backward"]
 
 
-def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None):
+@operation("scores", "attention_mask", out=("scores",))
+def softmax_dropout(scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None):
     """Softmax over one axis, then dropout: attention weights.
 
     Parameters
     ----------
     scores : array_like of float16, bfloat16, float32 or float64
         Attention scores, such as ``q @ k.T / sqrt(d)``, of any shape.
-    p : float or array_like
+    p : float or array_like, default 0.5
         Probability to drop, in [0, 1]; an array has the scores' shape ``[:k]`` and does not vary along ``axis``.
     axis : int, default -1
         The axis whose softmaxes sum to 1. The last is the fast one; for others the scores are copied.
@@ -63,27 +65,19 @@ def softmax_dropout(scores, p, *, axis=-1, attention_mask=None, rng=None, mask=N
     array([[-0.125, -0.125,  0.375, -0.125],
            [ 0.   ,  0.   ,  0.   ,  0.   ]])
     """
-    if type(scores) is not np.ndarray and on_device(scores):
-        return on_cuda().softmax_dropout(
-            scores, p, axis=axis, attention_mask=attention_mask, rng=rng, mask=mask, training=training, out=out
-        )
-    scores = as_array(view(scores, "scores"), "scores")
-    axis = _axis(axis, scores)
-    if mask is None:
-        p = fit_p(check_p(p), scores.shape) if training else 0.0
-    else:
-        _check_mask(mask, scores)
-    given, out = out, _out(out, scores, attention_mask=attention_mask)
+    as_array(scores, "scores")
+    axis = check_axis(axis, scores.shape, "scores")
+    shape, p, take, _ = mask_for(scores.shape, p, rng, mask, training)
+    _check_mask(shape, p, scores, axis)
     bias, allow = _attention(attention_mask, scores, axis)
-    if not training:
-        mask = Mask._make(0, 0, scores.shape, 0.0)
-    elif mask is None:
-        mask = Mask._make(*as_rng(rng).take(), scores.shape, p)
+    y = target(scores, out)
+    mask = take()
     log_sum = np.empty(scores.shape[:axis] + scores.shape[axis + 1 :])
-    _run(out, log_sum, None, scores, bias, allow, mask, axis)
-    return out if given is None else given, mask, log_sum
+    _run(y, log_sum, None, scores, bias, allow, mask, axis)
+    return y, mask, log_sum
 
 
+@operation("dy", "scores", "log_sum", "attention_mask", out=("dy", "scores"))
 def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_mask=None, out=None):
     """Gradient of `softmax_dropout` with respect to the scores.
 
@@ -116,53 +110,32 @@ def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_ma
     >>> fd.softmax_dropout_backward(np.array([[1.0, 0.0]]), scores, log_sum, mask)
     array([[ 0.25, -0.25]])
     """
-    if type(dy) is not np.ndarray and on_device(dy):
-        return on_cuda().softmax_dropout_backward(
-            dy, scores, log_sum, mask, axis=axis, attention_mask=attention_mask, out=out
-        )
-    scores = as_array(view(scores, "scores"), "scores")
-    dy = as_array(view(dy, "dy"), "dy")
-    axis = _axis(axis, scores)
+    as_array(scores, "scores")
+    as_array(dy, "dy")
+    axis = check_axis(axis, scores.shape, "scores")
     if dy.shape != scores.shape:
         raise ValueError(f"dy must have the scores' shape {scores.shape}, got {dy.shape}")
-    if dy.dtype != scores.dtype:
+    if dy.dtype.newbyteorder("=") != scores.dtype.newbyteorder("="):
         raise TypeError(f"dy must have the scores' dtype {scores.dtype}, got {dy.dtype}")
-    _check_mask(mask, scores)
-    log_sum = np.asarray(log_sum)
+    check_mask(mask)
+    _check_mask(mask.shape, mask.p, scores, axis)
     rows = scores.shape[:axis] + scores.shape[axis + 1 :]
     if log_sum.dtype != np.float64 or log_sum.shape != rows:
         raise ValueError(
             f"log_sum must be what softmax_dropout returned, float64 of shape {rows}, "
             f"got {log_sum.dtype} of shape {log_sum.shape}"
         )
-    given, out = out, _out(out, scores, dy=dy, log_sum=log_sum, attention_mask=attention_mask)
     bias, allow = _attention(attention_mask, scores, axis)
-    _run(out, np.ascontiguousarray(log_sum), dy, scores, bias, allow, mask, axis)
-    return out if given is None else given
+    dx = target(scores, out)
+    _run(dx, np.ascontiguousarray(plain(log_sum)), dy, scores, bias, allow, mask, axis)
+    return dx
 
 
-def _axis(axis, scores):
-    if not -scores.ndim <= axis < scores.ndim:
-        raise ValueError(f"axis must be an axis of the scores, whose shape is {scores.shape}, got {axis}")
-    return axis % scores.ndim
-
-
-def _check_mask(mask, scores):
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
-    if mask.shape != scores.shape:
-        raise ValueError(f"mask must have the scores' shape {scores.shape}, got {mask.shape}")
-
-
-def _out(out, scores, **others):
-    if out is None:
-        return new_like(scores)
-    out = check_out(view(out, "out", writable=True), "out", scores.shape, scores.dtype)
-    overlaps(out, scores, "scores")
-    for name, other in others.items():
-        if other is not None:
-            overlaps(out, np.asarray(other), name)
-    return out
+def _check_mask(shape, p, scores, axis):
+    if shape != scores.shape:
+        raise ValueError(f"mask must have the scores' shape {scores.shape}, got {shape}")
+    if type(p) is not float and p.ndim > axis and shape[axis] != 1:
+        raise ValueError(f"an array p must not vary along axis {axis}, got shape {p.shape}")
 
 
 def _last(a, axis):
@@ -174,13 +147,15 @@ def _attention(attention_mask, scores, axis):
     """Return (bias, allow), one of them or both None: of the scores' shape, ``axis`` last and consecutive."""
     if attention_mask is None:
         return None, None
-    given = np.asarray(attention_mask)
+    given = attention_mask
     is_bool = given.dtype == np.bool_
     if not is_bool and given.dtype.kind != "f" and given.dtype != scores.dtype:
         raise TypeError(f"attention_mask must hold bools (True = may attend) or floats to add, got dtype {given.dtype}")
     if given.ndim > scores.ndim or any(m not in (1, n) for m, n in zip(given.shape[::-1], scores.shape[::-1])):
         raise ValueError(f"attention_mask must broadcast to the scores' shape {scores.shape}, got {given.shape}")
-    if not is_bool:
+    if is_bool:
+        given = given.view(np.uint8) != 0  # bytes that are not 0 or 1 would mix up neighbours
+    else:
         given = given.astype(np.float64 if scores.dtype.itemsize == 8 else np.float32, copy=False)
     wide = _last(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis)
     shape = _last(scores, axis).shape
@@ -196,8 +171,6 @@ def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
     p = mask.wide_p()
     if type(p) is not float:
         p = _last(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis)
-        if p.shape[-1] != 1:
-            raise ValueError(f"an array p must not vary along axis {axis}, got shape {mask.p.shape}")
         p = np.broadcast_to(p[..., 0], _last(scores, axis).shape[:-1])
     x = np.ascontiguousarray(plain(_last(scores, axis)))
     gradient = None if dy is None else np.ascontiguousarray(plain(_last(dy, axis)))

@@ -1,13 +1,15 @@
-"""Other people's memory as NumPy arrays, without a copy, and given back on every path.
+"""The host border: anybody's memory on the CPU as NumPy arrays, without a copy, and results as their owners have them.
 
-Functions of the package work on ``ndarray``.  Anything else comes in through `lend`, which views it as one (buffer
-protocol, DLPack, array interface; a list is converted), calls the function, and leaves no reference behind: not even
-in an exception's traceback, whose frames would keep a ``bytearray`` from being resized.
+Functions of the package work on ``ndarray``.  `dispatch.operation` brings everything else in through `view` (buffer
+protocol, DLPack, array interface; a list is converted) and gives results back through `deliver`: a torch tensor to the
+owner of a torch tensor, an ``ndarray`` to the owners of plain buffers.  Only torch and JAX need code of their own, in
+`_OWNERS`; both are known by the module of their types, and never imported from here.
+
+Below are the checks that arrays need before a kernel sees their memory, and new arrays for results.
 """
 
 import math
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -23,52 +25,12 @@ def on_device(x):
     """Does ``x`` lie in CUDA memory? Asks its type, and no driver."""
     kind = type(x)
     device = getattr(kind, "__dlpack_device__", None)
-    if device is not None:
+    if device is not None and not _is_tracer(kind):
         return int(device(x)[0]) in (2, 13)  # kDLCUDA, kDLCUDAManaged
     return hasattr(kind, "__cuda_array_interface__") or hasattr(kind, "__cuda_ndarray__")
 
 
-def on_cuda(dtype=None):
-    """The functions for arrays that are `on_device`, imported when the first of them comes."""
-    if "numba_cuda" not in sys.modules and find_spec("numba_cuda") is None:
-        raise ImportError("arrays in CUDA memory need the package numba-cuda: pip install 'fastdrop[cuda]'")
-    from . import cuda  # which imports this file
-
-    if dtype is not None:
-        raise TypeError(f"dtype must not be given for a device array, which says what it holds, got {dtype!r}")
-    return cuda
-
-
-def on_host(function, x):
-    """Raise TypeError if ``x`` is a device array: ``function`` is not there for them."""
-    if type(x) is not np.ndarray and on_device(x):
-        raise TypeError(f"{function} is not there for arrays in CUDA memory, got a {type(x).__name__}")
-
-
-def lend(function, *inputs, out=None, dtype=None, names=("x",), **kwargs):
-    """Call ``function(*inputs, out=out)`` with ndarrays over the memory of ``out`` and of the inputs with ``names``.
-
-    What ``function`` returns comes back, with the caller's own object in its place where it returned that array.
-    """
-    try:
-        views = [view(x, name, dtype) for x, name in zip(inputs, names, strict=False)]
-        target = None if out is None else view(out, "out", dtype, writable=True)
-        return _own(function(*views, *inputs[len(names) :], out=target, **kwargs), (target, *views), (out, *inputs))
-    except Exception as error:  # noqa: BLE001 (goes on as it is, without the frames that hold the buffers)
-        if error.__suppress_context__:  # raised from None: the error it replaces has such frames too
-            error.__context__ = None
-        raise error.with_traceback(None)  # noqa: B904
-    finally:
-        views = target = None
-
-
-def _own(result, views, objects):
-    if isinstance(result, tuple):
-        return tuple(_own(part, views, objects) for part in result)
-    for v, o in zip(views, objects):
-        if result is v and v is not None:
-            return o
-    return result
+# -- arrays in ---------------------------------------------------------------------------------------------------------
 
 
 def view(obj, name, dtype=None, writable=False):
@@ -86,7 +48,7 @@ def view(obj, name, dtype=None, writable=False):
         Refuse what cannot be written to.
     """
     if isinstance(obj, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array: dropout would lose its mask; pass {name}.filled(0)")
+        raise TypeError(f"{name} must not be a masked array: its mask would be lost; pass {name}.filled(0)")
     if isinstance(obj, np.ndarray):
         array = obj if type(obj) is np.ndarray else obj.view(np.ndarray)
         array = array if dtype is None else _reread(array, name, dtype)
@@ -98,6 +60,15 @@ def view(obj, name, dtype=None, writable=False):
 
 
 def _foreign(obj, name, dtype, writable):
+    if _is_tracer(type(obj)):
+        raise TypeError(
+            f"{name} must be an array with values, got a JAX tracer: call this outside of jax.jit, or in it through "
+            "jax.pure_callback"
+        )
+    owner = _owner_of(obj)
+    if owner is not None:
+        array = owner.view(obj, name, writable)
+        return array if dtype is None else _reread(array, name, dtype)
     try:
         buffer = memoryview(obj)
     except (TypeError, BufferError):
@@ -108,14 +79,15 @@ def _foreign(obj, name, dtype, writable):
         if not buffer.c_contiguous:
             raise ValueError(f"{name} must be contiguous to be read as {np.dtype(dtype)}, got strides {buffer.strides}")
         return _reread(np.frombuffer(buffer, np.uint8), name, dtype)
-    if on_device(obj):  # NumPy would copy some of these without a word
-        raise TypeError(f"{name} must lie in CPU memory, got a {type(obj).__name__} in CUDA memory")
     if hasattr(obj, "__dlpack__"):
         array = _from_dlpack(obj, name)
         return array if dtype is None else _reread(array, name, dtype)
     if writable and not hasattr(obj, "__array_interface__"):
         raise TypeError(f"{name} must be an array or a writable buffer, got {type(obj).__name__}")
-    return np.asarray(obj, dtype)
+    try:
+        return np.asarray(obj, dtype)
+    except ValueError:  # a list of lists of several lengths
+        raise ValueError(f"{name} must be an array or have the shape of one, got {type(obj).__name__}") from None
 
 
 def _reread(array, name, dtype):
@@ -130,19 +102,187 @@ def _from_dlpack(obj, name):
     kind, _ = obj.__dlpack_device__()
     if kind not in (1, 3):  # kDLCPU, kDLCUDAHost: pinned memory
         raise TypeError(f"{name} must lie in CPU memory, got a {type(obj).__name__} on DLPack device type {int(kind)}")
-    if getattr(obj, "requires_grad", False):
-        raise TypeError(f"{name} must not require grad: NumPy arrays carry no gradient; pass {name}.detach()")
     try:
         return np.from_dlpack(obj)
-    except (BufferError, RuntimeError, TypeError) as error:  # bfloat16 has no NumPy DLPack
+    except (BufferError, RuntimeError, TypeError) as error:
         raise TypeError(f"{name} cannot be read through DLPack: {error}") from None
+
+
+# -- owners with rules of their own ------------------------------------------------------------------------------------
+
+
+def _bfloat16():
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise ImportError("arrays of bfloat16 need the package ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(bfloat16)
+
+
+class _Torch:
+    """Tensors: autograd's flags are looked at, lazy signs made real, bfloat16 goes through uint16."""
+
+    @staticmethod
+    def view(x, name, writable):
+        torch = sys.modules["torch"]
+        check_grad(x, name)
+        if x.layout is not torch.strided or x.device.type != "cpu":
+            raise TypeError(f"{name} must be a strided tensor in CPU memory, got {x.layout} on {x.device}")
+        if x.is_conj() or x.is_neg():
+            if writable:
+                raise ValueError(f"{name} must hold its numbers, got a tensor that conjugates or negates lazily")
+            x = x.resolve_conj().resolve_neg()
+        x = x.detach()
+        try:
+            if x.dtype is torch.bfloat16:
+                return x.view(torch.uint16).numpy().view(_bfloat16())
+            return x.numpy()
+        except (RuntimeError, TypeError) as error:  # fake tensors, those of torch.func, and dtypes that NumPy lacks
+            raise TypeError(f"{name} cannot be read as an array: {error}") from None
+
+    @staticmethod
+    def deliver(array):
+        torch = sys.modules["torch"]
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    @staticmethod
+    def written(x):
+        """Let autograd know that somebody else has written to ``x``."""
+        if not x.is_inference():
+            sys.modules["torch"].autograd.graph.increment_version(x)
+
+
+class _Jax:
+    """JAX arrays: read in place, never written; a result is theirs without a copy where its memory suits them."""
+
+    @staticmethod
+    def view(x, name, writable):
+        try:
+            return np.asarray(x)  # bfloat16 as that of ml_dtypes, which JAX brings along
+        except (RuntimeError, TypeError) as error:  # deleted, sharded over machines, keys
+            raise TypeError(f"{name} cannot be read as an array: {error}") from None
+
+    @staticmethod
+    def deliver(array):
+        numpy = sys.modules["jax"].numpy
+        if array.dtype.name == "bfloat16":
+            return numpy.asarray(array)
+        if array.dtype == np.float64 and not sys.modules["jax"].config.jax_enable_x64:
+            return array  # it would be rounded to float32
+        return numpy.from_dlpack(array)
+
+
+_OWNERS = {"torch": _Torch, "jax": _Jax, "jaxlib": _Jax}
+_known = {}  # type -> its owner or None; types are few
+
+
+def _owner_of(obj):
+    kind = type(obj)
+    if kind not in _known:
+        roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
+        _known[kind] = next((_OWNERS[root] for root in roots if root in _OWNERS and root in sys.modules), None)
+    return _known[kind]
+
+
+def _is_tracer(kind):
+    return "jax" in sys.modules and issubclass(kind, sys.modules["jax"].core.Tracer)
+
+
+def check_grad(x, name):
+    """Raise TypeError if the tensor ``x`` requires grad where that counts: results would be cut off from it."""
+    if x.requires_grad and sys.modules["torch"].is_grad_enabled():
+        raise TypeError(f"{name} must not require grad: the result would have no gradient; pass {name}.detach()")
+
+
+# -- results out -------------------------------------------------------------------------------------------------------
+
+
+def deliver(array, owner):
+    """Return the ndarray ``array`` as an array of the kind of ``owner``, an argument of the call that made it."""
+    owner = _owner_of(owner)
+    return array if owner is None else owner.deliver(array)
+
+
+def written(obj):
+    """To be called when ``obj``, an argument that is no ndarray, has been written to."""
+    owner = _owner_of(obj)
+    if owner is _Torch:
+        owner.written(obj)
+
+
+# -- checks of arrays --------------------------------------------------------------------------------------------------
 
 
 def as_array(x, name):
     """Return ``x`` if its dtype is one the kernels know; raise TypeError if not."""
     if x.dtype.char not in "fde" and x.dtype.name not in FLOATS:  # names are slow to make
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got dtype {x.dtype}")
+        cure = f"; convert it, with np.asarray({name}, np.float32) say" if x.dtype.kind in "biu" else ""
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got dtype {x.dtype}{cure}")
     return x
+
+
+def check_out(out, name, shape, dtype):
+    """Return ``out`` if it can take a result of ``shape`` and ``dtype``; raise if not."""
+    if out.dtype != dtype.newbyteorder("=") and out.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
+    return out
+
+
+def check_places(out, name):
+    """Raise ValueError if two elements of ``out`` share memory: what is written to one would be lost to the other."""
+    if out.flags.c_contiguous or out.flags.f_contiguous or not out.size:
+        return
+    reach, axes = out.itemsize, []
+    for step, n in sorted((abs(step), n) for step, n in zip(out.strides, out.shape) if n > 1):
+        axes.append((step, n))
+        if step < reach:
+            break
+        reach += step * (n - 1)
+    else:
+        return
+    if all(step for step, _ in axes) and not _meet(out):  # interleaved, as a sliding window of every other element
+        return
+    raise ValueError(f"{name} must have a place for each element, got strides {out.strides} for shape {out.shape}")
+
+
+def _meet(array):
+    """Do two elements of ``array`` share a byte? By looking at the place of each."""
+    if array.size > 1 << 22:
+        return True
+    places = np.zeros(1, np.int64)
+    for step, n in zip(array.strides, array.shape):
+        places = np.add.outer(places, np.arange(n, dtype=np.int64) * step).ravel()
+    places.sort()
+    return bool((np.diff(places) < array.itemsize).any())
+
+
+def overlaps(out, x, name, out_name="out", same=True):
+    """Raise ValueError if ``out`` shares memory with ``x`` in any way but (where that is allowed, by ``same``) being
+    the same elements in the same places."""
+    if not np.may_share_memory(out, x):
+        return
+    if (
+        same
+        and out.dtype == x.dtype
+        and out.__array_interface__["data"][0] == x.__array_interface__["data"][0]
+        and out.shape == x.shape  # an x still to be broadcast is read again after out has been written
+        and all(a == b or n == 1 for a, b, n in zip(out.strides, x.strides, x.shape, strict=True))
+    ):
+        return
+    try:
+        shared = np.shares_memory(out, x, max_work=10_000)
+    except np.exceptions.TooHardError:
+        shared = True
+    if shared:
+        rule = f"be {name} itself or not overlap it" if same else f"not overlap {name}"
+        raise ValueError(f"{out_name} must {rule}, got arrays that share memory")
+
+
+# -- new arrays --------------------------------------------------------------------------------------------------------
 
 
 def wide_dtype(dtype):
@@ -162,34 +302,3 @@ def new_like(x):
     if not x.dtype.isnative:
         return np.empty_like(x, x.dtype.newbyteorder("="))
     return np.empty_like(x) if _core is None else _core.new_like(x)
-
-
-def check_out(out, name, shape, dtype):
-    """Return ``out`` if it can take a result of ``shape`` and ``dtype``; raise if not."""
-    if out.dtype != dtype.newbyteorder("=") and out.dtype != dtype:
-        raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError(f"{name} must be writable, got a read-only array")
-    return out
-
-
-def overlaps(out, x, name):
-    """Raise ValueError if ``out`` shares memory with ``x`` in any way but being the same elements in the same
-    places."""
-    if not np.may_share_memory(out, x):
-        return
-    same = (
-        out.__array_interface__["data"][0] == x.__array_interface__["data"][0]
-        and out.shape == x.shape  # an x still to be broadcast is read again after out has been written
-        and all(a == b or n == 1 for a, b, n in zip(out.strides, x.strides, x.shape, strict=True))
-    )
-    if same and out.dtype == x.dtype:
-        return
-    try:
-        shared = np.shares_memory(out, x, max_work=10_000)
-    except np.exceptions.TooHardError:
-        shared = True
-    if shared:
-        raise ValueError(f"out must be {name} itself or not overlap it, got arrays that share memory")

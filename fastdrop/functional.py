@@ -1,15 +1,54 @@
-"""``dropout`` and ``dropout_backward``: masks on arrays, in one call."""
+"""``dropout`` and ``dropout_backward``: masks on arrays, in one call; and which mask a call is asked to use."""
 
-import numpy as np
+import inspect
 
 from . import backends
-from .arguments import check_mask_shape, check_p, fit_p, joint_shape
-from .buffers import lend, on_cuda, on_device
+from .arguments import check_mask_shape, check_p, check_training, explained, fit_p, joint_shape
+from .dispatch import operation
 from .masks import Mask, run, spread, target
 from .rng import as_rng
 
 
-def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
+def check_mask(mask):
+    """Raise TypeError unless ``mask`` is a `Mask`."""
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+
+
+def mask_for(shape, p, rng, mask, training, mask_shape=None):
+    """Which mask a call on an array of ``shape`` is asked to use.
+
+    Returns
+    -------
+    shape : tuple of int
+        The mask's.
+    p : float or ndarray
+        The mask's.
+    take : callable
+        Gives the mask. To be called last, when nothing can fail any more: a call that raises takes none of ``rng``.
+    keeps_all : bool
+    """
+    check_training(training)
+    if mask is not None:
+        check_mask(mask)
+        shape = mask._shape
+        keeps_all = type(mask._p) is float and mask._p == 0.0 and mask._stored is None
+    else:
+        if mask_shape is not None:
+            given, shape = shape, check_mask_shape(mask_shape, shape)
+            joint_shape(shape, given, 1, "mask_shape", "x's shape")
+        p = fit_p(check_p(p), shape)
+        keeps_all = type(p) is float and p == 0.0
+    if not training:
+        return shape, 0.0, lambda: Mask._make(0, 0, shape, 0.0), True
+    if mask is not None:
+        return shape, mask._p, lambda: mask, keeps_all
+    return shape, p, lambda: Mask._make(*as_rng(rng).take(), shape, p), keeps_all
+
+
+def dropout(
+    x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None, **unknown
+):  # fmt: skip
     """Drop each element of ``x`` with probability ``p`` and scale the others by ``1/(1-p)``.
 
     Parameters
@@ -26,7 +65,8 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     training : bool, default True
         If False, nothing is dropped and no mask is taken from ``rng``.
     mask_shape : tuple of int or None, optional
-        Shape of the mask, which broadcasts with x's: 1 or None on the axes that share a decision (Keras's noise_shape).
+        Shape of the mask, which broadcasts with x's: 1 on the axes that share a decision, None for
+        x's own size on that axis (Keras's noise_shape).
     out : array_like, optional
         Where to write: any writable buffer of the result's shape and x's dtype. ``out=x`` works in place.
     dtype : dtype, optional
@@ -34,9 +74,9 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
 
     Returns
     -------
-    y : ndarray or ``out``
-        ``x`` itself, not a copy, where nothing can be dropped (``p == 0`` or not ``training``) and ``out`` is not
-        given.
+    y : array of x's kind, or ``out``
+        An ndarray, or a torch or JAX array where x is one. ``x`` itself, not a copy, where nothing can be dropped
+        (``p == 0`` or not ``training``) and ``out`` is not given.
     mask : Mask
         What `dropout_backward` needs.
 
@@ -63,43 +103,32 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     array([[0., 0., 6., 6.],
            [0., 0., 0., 0.]], dtype=float32)
     """
-    if mask is None and mask_shape is None and training and dtype is None:
+    if mask is None and mask_shape is None and training is True and dtype is None and not unknown:
         done = backends.short_way(x, p, rng, out)
         if done is not None:
             return done
-    if type(x) is not np.ndarray and on_device(x):
-        return on_cuda(dtype).dropout(x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out)
-    if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
-        return lend(
-            dropout, x, p, out=out, dtype=dtype, rng=rng, mask=mask, training=training, mask_shape=mask_shape
-        )  # fmt: skip
-    stored = False
-    if mask is None:
-        shape = x.shape if mask_shape is None else _mask_shape(mask_shape, x)
-        p = fit_p(check_p(p), shape)
-    elif isinstance(mask, Mask):
-        shape, p, stored = mask._shape, mask._p, mask._stored is not None
-    else:
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+    return _dropout(
+        x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out, dtype=dtype, **unknown
+    )  # fmt: skip
+
+
+def _body(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
+    shape, _, take, keeps_all = mask_for(x.shape, p, rng, mask, training, mask_shape)
     wide = spread(x, shape, "x")
-    all_kept = not training or (type(p) is float and p == 0.0 and not stored)
-    as_it_is = all_kept and out is None and wide is x
-    y = x if as_it_is else target(wide, out, "x")
-    if not training:
-        mask = Mask._make(0, 0, shape, 0.0)
-    elif mask is None:  # last, when nothing can fail any more: a call that raises takes no mask
-        mask = Mask._make(*as_rng(rng).take(), shape, p)
+    as_it_is = keeps_all and out is None and wide is x
+    y = x if as_it_is else target(wide, out)
+    mask = take()
     if y.size and not as_it_is:
         run(y, wide, mask)
     return y, mask
 
 
-def _mask_shape(mask_shape, x):
-    mask_shape = check_mask_shape(mask_shape)
-    joint_shape(mask_shape, x.shape, x.itemsize, "mask_shape", "x's shape")
-    return mask_shape
+_body.__name__ = "dropout"
+_dropout = operation("x", out=("x",))(_body)
+dropout.__signature__ = _dropout.__signature__ = inspect.signature(_body)
 
 
+@explained
 def dropout_backward(dy, mask, *, out=None, dtype=None):
     """Gradient of `dropout` with respect to ``x``.
 
@@ -132,6 +161,5 @@ def dropout_backward(dy, mask, *, out=None, dtype=None):
     >>> fd.dropout_backward(np.ones(4), mask)
     array([0., 0., 2., 2.])
     """
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+    check_mask(mask)
     return mask.backward(dy, out=out, dtype=dtype)

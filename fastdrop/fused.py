@@ -8,12 +8,14 @@ worked on in float32 and rounded once.
 import numpy as np
 
 from . import backends
-from .arguments import check_mask_shape, check_p, check_shape, fit_p
-from .buffers import as_array, check_out, lend, new_like, on_cuda, on_device, overlaps, wide_dtype
-from .masks import Mask, plain
-from .rng import as_rng
+from .arguments import check_shape
+from .buffers import as_array, wide_dtype
+from .dispatch import operation
+from .functional import check_mask, mask_for
+from .masks import plain, target
 
 
+@operation("x", "residual", "bias", out=("x", "residual", "bias"))
 def dropout_add(
     x, residual, p=0.5, *, bias=None, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None
 ):  # fmt: skip
@@ -56,20 +58,11 @@ def dropout_add(
     array([[10., 10., 16., 18.],
            [10., 10., 10., 10.]])
     """
-    if type(x) is not np.ndarray and on_device(x):
-        return on_cuda(dtype).dropout_add(
-            x, residual, p, bias=bias, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out
-        )
-    inputs = {"x": x, "residual": residual}
-    if bias is not None:
-        inputs["bias"] = bias
-
-    def run(y, mask, x, residual, bias=None):
-        backends.current().dropout_add(y, x, residual, bias, mask)
-
-    return _forward(run, inputs, p, rng, mask, training, mask_shape, out, dtype)
+    inputs = {"x": x, "residual": residual, "bias": bias}
+    return _forward("dropout_add", inputs, p, rng, mask, training, mask_shape, out)
 
 
+@operation("dy", out=("dy",))
 def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     """Gradients of `dropout_add`; that of the residual is ``dy`` itself.
 
@@ -106,23 +99,14 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     >>> fd.dropout_add_backward(np.ones((2, 4)), mask, bias_shape=(4,))[1]
     array([0., 0., 2., 2.])
     """
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
-    if type(dy) is not np.ndarray and on_device(dy):
-        return on_cuda(dtype).dropout_add_backward(dy, mask, bias_shape=bias_shape, out=out)
+    check_mask(mask)
     if bias_shape is None:
-        return mask.backward(dy, out=out, dtype=dtype), None
+        return mask.backward(dy, out=out), None
     bias_shape = check_shape(bias_shape, "bias_shape")
-    if type(dy) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
-        return lend(_with_bias, dy, mask, bias_shape, out=out, dtype=dtype, names=("dy",))
-    return _with_bias(dy, mask, bias_shape, out=out)
-
-
-def _with_bias(dy, mask, bias_shape, out):
-    _fits("bias_shape", bias_shape, "dy", dy.shape)
     as_array(dy, "dy")
+    _fits("bias_shape", bias_shape, "dy", dy.shape)
     _fits("mask", mask.shape, "dy", dy.shape)
-    dx = _target(out, dy, ("dy",), (dy,))
+    dx = target(dy, out)
     dbias = np.zeros((1,) * (dy.ndim - len(bias_shape)) + bias_shape, wide_dtype(dy.dtype))
     if dy.size:
         whole = dx if dx.flags.aligned and dx.dtype.isnative else np.empty(dx.shape, dx.dtype.newbyteorder("="))
@@ -132,6 +116,7 @@ def _with_bias(dy, mask, bias_shape, out):
     return dx, dbias.reshape(bias_shape).astype(dy.dtype)
 
 
+@operation("x", out=("x",))
 def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
     """ReLU and dropout in one pass: ``dropout(max(x, 0))``.
 
@@ -166,16 +151,10 @@ def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     >>> fd.relu_dropout_backward(np.ones((1, 4)), y, mask)
     array([[0., 0., 2., 0.]])
     """
-
-    if type(x) is not np.ndarray and on_device(x):
-        return on_cuda(dtype).relu_dropout(x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out)
-
-    def run(y, mask, x):
-        backends.current().relu_dropout(y, x, mask)
-
-    return _forward(run, {"x": x}, p, rng, mask, training, mask_shape, out, dtype)
+    return _forward("relu_dropout", {"x": x}, p, rng, mask, training, mask_shape, out)
 
 
+@operation("dy", "x", out=("dy", "x"))
 def relu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     """Gradient of `relu_dropout` with respect to its input.
 
@@ -202,16 +181,10 @@ def relu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     TypeError, ValueError
         As `dropout`.
     """
-
-    if type(dy) is not np.ndarray and on_device(dy):
-        return on_cuda(dtype).relu_dropout_backward(dy, x, mask, out=out)
-
-    def run(dx, mask, dy, x):
-        backends.current().relu_dropout_backward(dx, dy, x, mask)
-
-    return _backward(run, dy, x, mask, out, dtype)
+    return _backward("relu_dropout_backward", dy, x, mask, out)
 
 
+@operation("x", out=("x",))
 def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
     """GELU and dropout in one pass: ``dropout(x * Phi(x))``, Phi the normal distribution function (no tanh in its
     place).
@@ -250,16 +223,10 @@ def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     >>> y.round(4)
     array([[ 0.   ,  0.   ,  3.909, -0.091]])
     """
-
-    if type(x) is not np.ndarray and on_device(x):
-        return on_cuda(dtype).gelu_dropout(x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out)
-
-    def run(y, mask, x):
-        backends.current().gelu_dropout(y, x, mask)
-
-    return _forward(run, {"x": x}, p, rng, mask, training, mask_shape, out, dtype)
+    return _forward("gelu_dropout", {"x": x}, p, rng, mask, training, mask_shape, out)
 
 
+@operation("dy", "x", out=("dy", "x"))
 def gelu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     """Gradient of `gelu_dropout` with respect to x.
 
@@ -285,73 +252,40 @@ def gelu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     TypeError, ValueError
         As `dropout`.
     """
-
-    if type(dy) is not np.ndarray and on_device(dy):
-        return on_cuda(dtype).gelu_dropout_backward(dy, x, mask, out=out)
-
-    def run(dx, mask, dy, x):
-        backends.current().gelu_dropout_backward(dx, dy, x, mask)
-
-    return _backward(run, dy, x, mask, out, dtype)
+    return _backward("gelu_dropout_backward", dy, x, mask, out)
 
 
 # -- what they share: inputs checked, a mask taken last, one call of the backend -------------------------------------
 
 
-def _forward(run, inputs, p, rng, mask, training, mask_shape, out, dtype):
-    names, arrays = tuple(inputs), tuple(inputs.values())
-    if dtype is not None or any(type(a) is not np.ndarray for a in (*arrays, *([] if out is None else [out]))):
-        return lend(_run, *arrays, names, run, p, rng, mask, training, mask_shape, out=out, dtype=dtype, names=names)
-    return _run(*arrays, names, run, p, rng, mask, training, mask_shape, out=out)
-
-
-def _backward(run, dy, x, mask, out, dtype):
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
-    return _forward(run, {"dy": dy, "x": x}, 0.5, None, mask, True, None, out, dtype)[0]
-
-
-def _run(*args, out):
-    *arrays, names, run, p, rng, mask, training, mask_shape = args
-    x = as_array(arrays[0], names[0])
-    for name, a in zip(names[1:], arrays[1:], strict=True):
+def _forward(kernel, inputs, p, rng, mask, training, mask_shape, out):
+    (name, x), *others = inputs.items()
+    as_array(x, name)
+    for other, a in others:
+        if a is None:
+            continue
         if a.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
-            raise TypeError(f"{name} must have {names[0]}'s dtype {x.dtype}, got {a.dtype}")
-        _fits(name, a.shape, names[0], x.shape)
-    if mask is not None and not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
-    if mask is None:
-        shape = x.shape
-        if mask_shape is not None:
-            shape = check_mask_shape(mask_shape)
-            _fits("mask_shape", shape, names[0], x.shape)
-        p = fit_p(check_p(p), shape)
-    else:
-        shape = mask.shape
-        _fits("mask", shape, names[0], x.shape)
-    y = _target(out, x, names, arrays)
-    if not training:
-        mask = Mask._make(0, 0, shape, 0.0)
-    elif mask is None:  # last, when nothing can fail any more: a call that raises takes no mask
-        mask = Mask._make(*as_rng(rng).take(), shape, p)
+            raise TypeError(f"{other} must have {name}'s dtype {x.dtype}, got {a.dtype}")
+        _fits(other, a.shape, name, x.shape)
+    shape, _, take, _ = mask_for(x.shape, p, rng, mask, training, mask_shape)
+    _fits("mask" if mask_shape is None else "mask_shape", shape, name, x.shape)
+    y = target(x, out)
+    mask = take()
     if y.size:
         whole = y if y.flags.aligned and y.dtype.isnative else np.empty(y.shape, y.dtype.newbyteorder("="))
-        run(whole, mask, *(plain(np.broadcast_to(a, x.shape) if a.shape != x.shape else a) for a in arrays))
+        arrays = (a if a is None or a.shape == x.shape else np.broadcast_to(a, x.shape) for a in inputs.values())
+        getattr(backends.current(), kernel)(whole, *(a if a is None else plain(a) for a in arrays), mask)
         if whole is not y:
             y[...] = whole
     return y, mask
+
+
+def _backward(kernel, dy, x, mask, out):
+    check_mask(mask)
+    return _forward(kernel, {"dy": dy, "x": x}, 0.5, None, mask, True, None, out)[0]
 
 
 def _fits(name, shape, whole_name, whole):
     lead = len(whole) - len(shape)
     if lead < 0 or any(m not in (1, n) for m, n in zip(shape, whole[lead:], strict=True)):
         raise ValueError(f"{name} of shape {shape} does not broadcast to {whole_name}'s shape {whole}")
-
-
-def _target(out, x, names, arrays):
-    if out is None:
-        return new_like(x)
-    check_out(out, "out", x.shape, x.dtype)
-    for name, a in zip(names, arrays, strict=True):
-        overlaps(out, a, name)
-    return out

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arguments import check_p, check_samples, fit_p
-from .buffers import on_host
+from .dispatch import operation
 from .masks import Mask
 from .rng import _seed_of, _uint64, as_rng
 
@@ -131,19 +131,11 @@ class MonteCarlo(_Moments):
         return (*self, self.samples)
 
 
+@operation("x")
 def mc_dropout(
-    predict,
-    x,
-    samples,
-    *,
-    rng=None,
-    progress=False,
-    batch_size=None,
-    per_row=False,
-    first_row=0,
-    tolerance=None,
+    predict, x, samples, *, rng=None, progress=False, batch_size=None, per_row=False, first_row=0, tolerance=None,
     probabilities=True,
-):
+):  # fmt: skip
     """Predict ``samples`` times with dropout on; mean, variance, predictive entropy and mutual information.
 
     Parameters
@@ -216,8 +208,6 @@ def mc_dropout(
     True
     """
     samples = check_samples(samples)
-    on_host("mc_dropout", x)
-    x = np.asarray(x)
     if not x.ndim or not len(x):
         raise ValueError(f"x must have at least one row, got shape {x.shape}")
     batch_size = len(x) if batch_size is None else check_samples(batch_size, "batch_size")

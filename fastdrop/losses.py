@@ -2,7 +2,7 @@
 
 Frameworks compose these from softmax, log-softmax and kl_div, with six or more temporaries of the logits' size and NaN
 where a class is masked with -inf.  Here a row goes once from memory to cache, and its gradient once back; nothing else
-of the logits' size is made.  Classes lie on the last axis, everything before it is rows.
+of the logits' size is made.  Classes lie on one axis, everything else is rows.
 
 With p = softmax(a / T), q = softmax(b / T) and d = (a - b) / T, the symmetric divergence J = sum (p - q) d needs no
 logarithm, since the normalisers cancel, and dJ/da = (p (d - E_p[d]) + p - q) / T. Differences of what is nearly equal
@@ -10,39 +10,46 @@ are made from expm1(d), never by subtraction.
 """
 
 import math
+import operator
 from typing import NamedTuple
 
 import numpy as np
 
 from . import backends
-from .arguments import check_number, check_shape
-from .buffers import as_array, check_out, new_like, on_cuda, on_device, on_host, overlaps, view
-from .functional import dropout
+from .arguments import check_axis, check_number, check_shape
+from .buffers import as_array, check_out, new_array, new_like
+from .dispatch import operation
+from .functional import mask_for
+from .masks import run, target
 
 __all__ = ["RDrop", "cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
 
 
-def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
+@operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
+def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None):
     """Kullback-Leibler divergence KL(softmax(a) || softmax(b)) and its gradients.
 
     Parameters
     ----------
     a, b : array_like of float16, bfloat16, float32 or float64
-        Logits, of one shape and dtype; classes on the last axis. Half types are computed with in float32.
+        Logits, of one shape and dtype. Half types are computed with in float32.
     pad_mask : array_like of bool, optional
-        True = this row is ignored: no loss, gradient 0. Broadcasts to ``a.shape[:-1]``; a last axis of 1 may follow.
+        True = this row is ignored: no loss, gradient 0. Broadcasts to a's shape without the axis of the classes; a last
+        axis of 1 may follow.
     reduction : {"mean", "sum", "none", "batchmean"}
         Of the rows' losses: mean over the rows not ignored, sum, the array of them, or their sum / ``a.shape[0]``.
     temperature : float, default 1.0
         Divides the logits. The loss is not multiplied by its square, as some distillation recipes have it.
+    axis : int, default -1
+        The axis of the classes: -1 for (..., C), 1 for (N, C, H, W). All others are rows. The last is the fast one.
     out : pair of arrays, optional
         Where to write the gradients; may be ``(a, b)``.
 
     Returns
     -------
-    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+    loss : float, or array of the rows' shape (a's without ``axis``) where ``reduction="none"``
     da, db : ndarray
         Gradients of the loss (of its sum, where it is an array) with respect to the logits, in their dtype.
 
@@ -75,23 +82,23 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
     >>> db
     array([[-0.25,  0.25]])
     """
-    on_host("kl_div", a)
-    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
     call.run("kl")
     return call.reduce(call.loss), *call.gradients()
 
 
-def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
+@operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
+def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None):
     """Mean of the two Kullback-Leibler divergences of softmax(a) and softmax(b), and its gradients.
 
     Parameters
     ----------
-    a, b, pad_mask, reduction, temperature, out
+    a, b, pad_mask, reduction, temperature, axis, out
         As in `kl_div`.
 
     Returns
     -------
-    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+    loss : float, or array of the rows' shape (a's without ``axis``) where ``reduction="none"``
         (KL(p || q) + KL(q || p)) / 2.
     da, db : ndarray
 
@@ -108,24 +115,23 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=
     >>> round(loss, 6)
     0.137327
     """
-    if type(a) is not np.ndarray and on_device(a):
-        return on_cuda().symmetric_kl(a, b, pad_mask=pad_mask, reduction=reduction, temperature=temperature, out=out)
-    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
     call.run("symmetric_kl")
     return call.reduce(call.loss), *call.gradients()
 
 
-def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
+@operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
+def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None):
     """Jensen-Shannon divergence of softmax(a) and softmax(b), and its gradients.
 
     Parameters
     ----------
-    a, b, pad_mask, reduction, temperature, out
+    a, b, pad_mask, reduction, temperature, axis, out
         As in `kl_div`.
 
     Returns
     -------
-    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+    loss : float, or array of the rows' shape (a's without ``axis``) where ``reduction="none"``
         (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2; at most log(2), whatever is -inf.
     da, db : ndarray
 
@@ -141,25 +147,26 @@ def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None):
     >>> round(loss, 6)
     0.693147
     """
-    on_host("js_div", a)
-    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
     call.run("js")
     return call.reduce(call.loss), *call.gradients()
 
 
+@operation("a", "labels", "pad_mask", out=("a",), copied=("pad_mask",))
 def cross_entropy(
-    a, labels, *, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0, out=None
-):
+    a, labels, *, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0, axis=-1,
+    out=None,
+):  # fmt: skip
     """Cross entropy of softmax(a) with labels, and its gradient.
 
     Parameters
     ----------
     a : array_like of float16, bfloat16, float32 or float64
-        Logits, classes on the last axis.
+        Logits, classes on ``axis``.
     labels : array_like
-        Integers of shape ``a.shape[:-1]``: each row's class. Or floats of a's shape: each row's probabilities (not
+        Integers of a's shape without ``axis``: each row's class. Or floats of a's shape: each row's probabilities (not
         negative; best in a's dtype, others are copied).
-    pad_mask, reduction, temperature
+    pad_mask, reduction, temperature, axis
         As in `kl_div`.
     label_smoothing : float, default 0.0
         In [0, 1]: this share of the label is spread over all classes evenly.
@@ -170,7 +177,7 @@ def cross_entropy(
 
     Returns
     -------
-    loss : float, or ndarray of ``a.shape[:-1]`` where ``reduction="none"``
+    loss : float, or array of the rows' shape (a's without ``axis``) where ``reduction="none"``
     da : ndarray
 
     Raises
@@ -191,8 +198,7 @@ def cross_entropy(
     >>> da[0]
     array([-0.375,  0.125,  0.125,  0.125])
     """
-    on_host("cross_entropy", a)
-    call = _Call(a, None, None if out is None else (out,), temperature, pad_mask, reduction)
+    call = _Call((a,), None if out is None else (out,), temperature, pad_mask, reduction, axis)
     call.take_labels(labels, label_smoothing, ignore_index)
     call.run("cross_entropy")
     return call.reduce(call.loss), *call.gradients()
@@ -208,19 +214,11 @@ class RDrop(NamedTuple):
     db: np.ndarray
 
 
+@operation("a", "b", "labels", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
 def r_drop(
-    a,
-    b,
-    labels,
-    *,
-    alpha,
-    pad_mask=None,
-    reduction="mean",
-    label_smoothing=0.0,
-    ignore_index=-100,
-    temperature=1.0,
-    out=None,
-):
+    a, b, labels, *, alpha, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0,
+    axis=-1, out=None,
+):  # fmt: skip
     """R-Drop: cross entropies of two passes with different dropout, and how far the two are apart; with gradients.
 
     Parameters
@@ -231,7 +229,7 @@ def r_drop(
         As in `cross_entropy`.
     alpha : float
         Weight of the divergence, at least 0.
-    pad_mask, reduction, out
+    pad_mask, reduction, axis, out
         As in `kl_div`.
     temperature : float, default 1.0
         Divides the logits, in both terms.
@@ -272,21 +270,17 @@ def r_drop(
     >>> round(result.ce, 6), round(result.kl, 6), round(result.loss, 6)
     (0.490415, 0.137327, 0.627741)
     """
-    if type(a) is not np.ndarray and on_device(a):
-        return on_cuda().r_drop(
-            a, b, labels, alpha=alpha, pad_mask=pad_mask, reduction=reduction, label_smoothing=label_smoothing,
-            ignore_index=ignore_index, temperature=temperature, out=out,
-        )  # fmt: skip
     alpha = check_number(alpha, "alpha")
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
-    call = _Call(a, b, out, temperature, pad_mask, reduction)
+    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
     call.take_labels(labels, label_smoothing, ignore_index)
     call.run("r_drop", alpha)
     total = call.loss + alpha * call.kl if alpha else call.loss  # 0 * inf is no loss
     return RDrop(call.reduce(total), call.reduce(call.loss), call.reduce(call.kl), *call.gradients())
 
 
+@operation("x", out=())
 def r_drop_pair(x, p, *, rng=None, out=None):
     """Two dropped versions of ``x`` from one read of it, for R-Drop's two passes.
 
@@ -319,26 +313,33 @@ def r_drop_pair(x, p, *, rng=None, out=None):
     <BLANKLINE>
            [[0., 0., 0., 0.]]])
     """
-    if type(x) is not np.ndarray and on_device(x):
-        return on_cuda().dropout(x, p, rng=rng, mask_shape=(2, *x.shape), out=out)
-    x = as_array(view(x, "x"), "x")
-    wide = np.broadcast_to(x, check_shape((2, *x.shape)))
-    return dropout(wide, p, rng=rng, out=np.empty(wide.shape, x.dtype.newbyteorder("=")) if out is None else out)
+    x = np.broadcast_to(as_array(x, "x"), check_shape((2, *x.shape)))
+    _, _, take, _ = mask_for(x.shape, p, rng, None, True)
+    y = new_array(x.shape, x.dtype.newbyteorder("=")) if out is None else target(x, out)
+    mask = take()
+    if y.size:
+        run(y, x, mask)
+    return y, mask
 
 
 class _Call:
     """The arguments of one loss, checked, as the two-dimensional arrays that a backend takes."""
 
-    def __init__(self, a, b, out, temperature, pad_mask, reduction):
-        self.logits = [_logits(x, name) for x, name in ((a, "a"), (b, "b")) if x is not None or name == "a"]
-        first = self.logits[0]
-        for x in self.logits[1:]:
+    def __init__(self, logits, out, temperature, pad_mask, reduction, axis):
+        for x, name in zip(logits, "ab"):
+            as_array(x, name)
+        first = logits[0]
+        for x in logits[1:]:
             if x.shape != first.shape:
                 raise ValueError(f"b must have a's shape {first.shape}, got {x.shape}")
-            if x.dtype != first.dtype:
+            if x.dtype.newbyteorder("=") != first.dtype.newbyteorder("="):
                 raise TypeError(f"b must have a's dtype {first.dtype}, got {x.dtype}")
-        self.lead, self.n = first.shape[:-1], first.shape[-1]
-        self.rows = math.prod(self.lead)
+        self.axis = check_axis(axis, first.shape, "a")
+        if first.shape[self.axis] == 0:
+            raise ValueError(f"a must have at least one class on axis {self.axis}, got shape {first.shape}")
+        self.logits = [np.moveaxis(x, self.axis, -1) for x in logits]
+        *lead, self.n = self.logits[0].shape
+        self.lead, self.rows = tuple(lead), math.prod(lead)
         self.temperature = check_number(temperature, "temperature")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
@@ -348,68 +349,62 @@ class _Call:
         self.skip = None if pad_mask is None else self._rows_of(pad_mask)
         self.label = self.target = self.kl = None
         self.smoothing = 0.0
-        self._take_out(out)
-
-    def _take_out(self, out):
-        names = ["out"] if len(self.logits) == 1 else ["out[0]", "out[1]"]
+        names = ["out"] if len(logits) == 1 else ["out[0]", "out[1]"]
         if out is None:
-            self.out = [new_like(x) for x in self.logits]
-            return
-        if not isinstance(out, (tuple, list)) or len(out) != len(names):
-            raise TypeError(f"out must be a pair of arrays, for da and db, got {type(out).__name__}")
-        views = [view(o, name, writable=True) for o, name in zip(out, names)]
-        for o, x, name in zip(views, self.logits, names):
-            check_out(o, name, x.shape, x.dtype)
-            overlaps(o, x, "the logits")
-        pairs = [] if len(names) == 1 else [(0, views[1]), (0, self.logits[1]), (1, self.logits[0])]
-        if any(np.may_share_memory(views[i], other) for i, other in pairs):
-            raise ValueError("out[0] and out[1] must not overlap each other or the other's logits, got arrays that do")
-        self.out, self.given = views, out
-
-    given = None
+            self.out = [new_like(x) for x in logits]
+        else:
+            self.out = [check_out(o, name, x.shape, x.dtype) for o, x, name in zip(out, logits, names)]
 
     def _rows_of(self, pad_mask):
-        pad_mask = np.asarray(pad_mask)
         if pad_mask.dtype != np.bool_:
             raise TypeError(f"pad_mask must hold bools, True = ignored, got dtype {pad_mask.dtype}")
         if pad_mask.ndim == len(self.lead) + 1 and pad_mask.shape[-1] == 1:
             pad_mask = pad_mask[..., 0]
         try:
-            return np.broadcast_to(pad_mask, self.lead).ravel()
+            return np.broadcast_to(pad_mask, self.lead).view(np.uint8).ravel() != 0  # a copy, of bytes 0 and 1
         except ValueError:
             raise ValueError(f"pad_mask must broadcast to the rows' shape {self.lead}, got {pad_mask.shape}") from None
 
     def take_labels(self, labels, smoothing, ignore_index):
+        try:
+            ignore_index = operator.index(ignore_index)
+        except TypeError:
+            raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}") from None
         self.smoothing = check_number(smoothing, "label_smoothing")
         if not 0 <= self.smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1], got {self.smoothing}")
-        labels = np.asarray(labels)
-        dtype = self.logits[0].dtype
-        if labels.dtype.kind == "f" or labels.dtype == dtype:
+        dtype = self.logits[0].dtype.newbyteorder("=")
+        if labels.dtype.kind == "f" or labels.dtype.newbyteorder("=") == dtype:
+            labels = np.moveaxis(labels, self.axis, -1) if labels.ndim == len(self.lead) + 1 else labels
             shape = *self.lead, self.n
             if labels.shape != shape:
                 raise ValueError(f"labels of probabilities must have a's shape {shape}, got {labels.shape}")
-            self.target = np.ascontiguousarray(labels, dtype.newbyteorder("=")).reshape(self.rows, self.n)
+            self.target = np.ascontiguousarray(labels, dtype).reshape(self.rows, self.n)
             if labels.size and not labels.min() >= 0:
-                raise ValueError(f"labels must be probabilities of at least 0, got {labels.min()}")
+                self._refuse(~(self.target >= 0).all(axis=1), labels.min(), "probabilities of at least 0")
             return
         if labels.dtype.kind not in "iu":
             raise TypeError(f"labels must be integers, or probabilities of a's shape, got dtype {labels.dtype}")
         if labels.shape != self.lead:
-            raise ValueError(f"labels must have the rows' shape {self.lead}, got {labels.shape}")
-        self.label = label = np.ascontiguousarray(labels, np.int64).reshape(self.rows)
+            raise ValueError(
+                f"labels must have the rows' shape {self.lead}, a's without axis {self.axis}, got {labels.shape}"
+            )
+        if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
+            labels = np.minimum(labels, np.uint64(np.iinfo(np.int64).max))  # as signed numbers they would be negative
+        # A copy: kernels take labels for indices, so nobody may change them once they are checked.
+        self.label = label = np.array(labels, np.int64, order="C").reshape(self.rows)
         if not label.size or (label.min() >= 0 and label.max() < self.n and not 0 <= ignore_index < self.n):
             return
         ignored = label == ignore_index
         if ignored.any():
             self.skip = ignored if self.skip is None else ignored | self.skip
         wrong = (label < 0) | (label >= self.n)
-        if self.skip is not None:
-            wrong &= ~self.skip
-        if wrong.any():
-            raise ValueError(
-                f"labels must be in [0, {self.n}) or ignore_index={ignore_index}, got {label[np.argmax(wrong)]}"
-            )
+        self._refuse(wrong, label[np.argmax(wrong)], f"in [0, {self.n}) or ignore_index={ignore_index}")
+
+    def _refuse(self, wrong, value, rule):
+        """Raise ValueError if any row is ``wrong`` that is not skipped."""
+        if (wrong if self.skip is None else wrong & ~self.skip).any():
+            raise ValueError(f"labels must be {rule}, got {value}")
 
     def _weight(self):
         if self.reduction == "mean":
@@ -426,7 +421,8 @@ class _Call:
         if not self.rows:
             return
         sources, targets = [], []
-        for x, out in zip(self.logits, self.out):
+        outs = [np.moveaxis(out, self.axis, -1) for out in self.out]
+        for x, out in zip(self.logits, outs):
             target = _as_rows(out)
             if target is None:
                 target = np.empty((self.rows, self.n), out.dtype.newbyteorder("="))
@@ -442,7 +438,7 @@ class _Call:
             op, a, b, da, db, self.label, self.target, self.skip, self.loss, self.kl,
             self.temperature, self.weight, alpha, self.smoothing,
         )  # fmt: skip
-        for out, target in zip(self.out, targets):
+        for out, target in zip(outs, targets):
             if not np.may_share_memory(out, target):
                 out[...] = target.reshape(out.shape)
 
@@ -453,14 +449,7 @@ class _Call:
         return float(rows.sum()) * self.weight
 
     def gradients(self):
-        return tuple(self.out if self.given is None else self.given)
-
-
-def _logits(x, name):
-    x = as_array(view(x, name), name)
-    if x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"{name} must have at least one class on its last axis, got shape {x.shape}")
-    return x
+        return tuple(self.out)
 
 
 def _as_rows(x):

@@ -21,15 +21,12 @@ from .buffers import (
     FLOATS,
     as_array,
     check_out,
-    lend,
     new_array,
     new_like,
-    on_cuda,
-    on_device,
-    overlaps,
     view,
     wide_dtype,
 )
+from .dispatch import operation
 from .rng import as_rng
 from .rule import MASK64, scale_of
 
@@ -314,6 +311,7 @@ class Mask(Fields):
 
     # -- what it is for ------------------------------------------------------------------------------------------------
 
+    @operation("x", out=("x",))
     def apply(self, x, out=None, *, dtype=None):
         """Drop elements of ``x`` and scale the others.
 
@@ -346,16 +344,13 @@ class Mask(Fields):
         array([[0., 0., 2., 2.],
                [0., 0., 2., 2.]], dtype=float32)
         """
-        if type(x) is not np.ndarray and on_device(x):
-            return on_cuda(dtype).apply(self, x, out)
-        if type(x) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
-            return lend(self.apply, x, out=out, dtype=dtype)
         x = spread(x, self._shape, "x")
-        y = target(x, out, "x")
+        y = target(x, out)
         if y.size:
             run(y, x, self)
         return y
 
+    @operation("dy", out=("dy",))
     def backward(self, dy, x_shape=None, out=None, *, dtype=None):
         """Gradient of `apply`: the same kernel on ``dy``, the same mask made again.
 
@@ -388,17 +383,11 @@ class Mask(Fields):
         >>> mask.backward(np.ones((3, 4)), x_shape=(4,))
         array([2., 0., 2., 4.])
         """
-        if x_shape is not None:
-            x_shape = check_shape(x_shape, "x_shape")
-        if type(dy) is not np.ndarray and on_device(dy):
-            return on_cuda(dtype).backward(self, dy, x_shape, out)
-        if type(dy) is not np.ndarray or (out is not None and type(out) is not np.ndarray) or dtype is not None:
-            return lend(self.backward, dy, x_shape, out=out, dtype=dtype, names=("dy",))
         as_array(dy, "dy")
         if x_shape is None:
             x_shape, name = dy.shape, "dy of shape"
         else:
-            name = "x_shape"
+            x_shape, name = check_shape(x_shape, "x_shape"), "x_shape"
         shape = self._shape
         if x_shape != shape:
             shape = joint_shape(x_shape, shape, dy.itemsize, name, "the mask's shape")
@@ -406,14 +395,12 @@ class Mask(Fields):
             raise ValueError(f"dy must have the shape of apply(x), {shape}, got {dy.shape}")
         if x_shape == shape:
             dy = spread(dy, self._shape, "dy")
-            dx = target(dy, out, "dy")
+            dx = target(dy, out)
             if dx.size:
                 run(dx, dy, self)
             return dx
         dy = plain(dy)
         dx = np.empty(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
-        if out is not None and np.may_share_memory(dx, dy):
-            raise ValueError("out must not overlap dy where the gradient is summed")
         total = np.zeros((1,) * (dy.ndim - dx.ndim) + dx.shape, wide_dtype(dy.dtype))
         if dy.size:
             backends.current().apply_sum(total, dy, self)
@@ -463,13 +450,9 @@ def spread(x, shape, name):
     return x if x.shape == shape else np.broadcast_to(x, shape)
 
 
-def target(x, out, name):
+def target(x, out):
     """Return the array to write: ``out`` if it can take the result for ``x``, a new one if it is None."""
-    if out is None:
-        return new_like(x)
-    check_out(out, "out", x.shape, x.dtype)
-    overlaps(out, x, name)
-    return out
+    return new_like(x) if out is None else check_out(out, "out", x.shape, x.dtype)
 
 
 def plain(x):

@@ -6,11 +6,14 @@ import operator
 import numpy as np
 
 from . import backends
-from .buffers import as_array, on_host, view
+from .arguments import check_number
+from .buffers import as_array
+from .dispatch import operation
 
 __all__ = ["max_norm_"]
 
 
+@operation("W", into="W")
 def max_norm_(W, limit, axis=0):
     """Scale down, in place, the vectors of weights whose Euclidean norm is above a limit.
 
@@ -52,12 +55,8 @@ def max_norm_(W, limit, axis=0):
     array([[0.6, 0.1],
            [0.8, 0.1]])
     """
-    on_host("max_norm_", W)
-    w = as_array(view(W, "W", writable=True), "W")
-    try:
-        limit = float(limit)
-    except (TypeError, ValueError):
-        raise TypeError(f"limit must be a number, got {limit!r}") from None
+    w = as_array(W, "W")
+    limit = check_number(limit, "limit")
     if not limit >= 0:
         raise ValueError(f"limit must be at least 0, got {limit}")
     axes = _axes(axis, w)

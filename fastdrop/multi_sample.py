@@ -15,15 +15,18 @@ as the first on every machine, and the buffer costs some percent.
 import numpy as np
 
 from . import backends
-from .arguments import check_allocatable, check_p, check_samples
-from .buffers import as_array, lend, new_array, new_like, on_cuda, on_device, on_host
-from .masks import Mask, mask, plain
+from .arguments import check_allocatable, check_p, check_samples, check_shape
+from .buffers import as_array, check_out, new_array, new_like
+from .dispatch import operation
+from .functional import check_mask, mask_for
+from .masks import Mask, plain, run, spread, target
 
 SCRATCH = 6  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
 LEAST = 1 << 20  # bytes that it may have in any case
 
 
-def multi_sample_dropout(x, p, samples, *, rng=None):
+@operation("x", out=("x",))
+def multi_sample_dropout(x, p, samples, *, rng=None, out=None):
     """Make ``samples`` dropped copies of ``x``.
 
     Parameters
@@ -35,6 +38,8 @@ def multi_sample_dropout(x, p, samples, *, rng=None):
         How many copies, at least 1.
     rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator, keyword only
         Where the mask comes from, see `fastdrop.mask`. One mask is taken, whatever ``samples``.
+    out : array_like, optional
+        Where to write y.
 
     Returns
     -------
@@ -69,15 +74,17 @@ def multi_sample_dropout(x, p, samples, *, rng=None):
     >>> fd.multi_sample_dropout_backward(np.ones((3, 4)), mask)
     array([2., 0., 2., 4.])
     """
-    if type(x) is not np.ndarray:
-        if on_device(x):
-            return on_cuda().multi_sample_dropout(x, p, samples, rng=rng)
-        return lend(multi_sample_dropout, x, p, samples, rng=rng)
-    masks = _masks(as_array(x, "x"), p, samples, rng)
-    return masks.apply(x), masks
+    shape, take = _mask_for(as_array(x, "x"), p, samples, rng)
+    x = spread(x, shape, "x")
+    y = target(x, out)
+    mask = take()
+    if y.size:
+        run(y, x, mask)
+    return y, mask
 
 
-def multi_sample_dropout_backward(dy, mask):
+@operation("dy", out=("dy",))
+def multi_sample_dropout_backward(dy, mask, *, out=None):
     """Gradient of `multi_sample_dropout` with respect to ``x``: the sum over samples, in one pass.
 
     Parameters
@@ -86,6 +93,8 @@ def multi_sample_dropout_backward(dy, mask):
         Gradient with respect to y, of the mask's shape.
     mask : Mask
         What `multi_sample_dropout` returned, or a part of it.
+    out : array_like, optional
+        Where to write the gradient.
 
     Returns
     -------
@@ -97,22 +106,19 @@ def multi_sample_dropout_backward(dy, mask):
     TypeError, ValueError
         If ``dy`` or ``mask`` is of another type or shape.
     """
-    if type(dy) is not np.ndarray:
-        if on_device(dy):
-            return on_cuda().multi_sample_dropout_backward(dy, mask)
-        return lend(multi_sample_dropout_backward, dy, mask, names=("dy",))
     _check_mask(mask)
     as_array(dy, "dy")
     if dy.shape != mask.shape:
         raise ValueError(f"dy must have the mask's shape, {mask.shape}, got {dy.shape}")
     dy = np.ascontiguousarray(plain(dy)) if dy.ndim > 1 else plain(dy)
-    dx = np.empty(dy.shape[1:], dy.dtype)
+    dx = np.empty(dy.shape[1:], dy.dtype) if out is None else check_out(out, "out", dy.shape[1:], dy.dtype)
     if dx.size:
-        backends.current().sample_sum(dx, dy, mask)
+        _whole(dx, lambda whole: backends.current().sample_sum(whole, dy, mask))
     return dx
 
 
-def multi_sample_mean(x, p, samples, *, rng=None):
+@operation("x", out=("x",))
+def multi_sample_mean(x, p, samples, *, rng=None, out=None):
     """Mean of ``samples`` dropped copies of ``x``: ``x`` is read once, the mean written once, no copy is made.
 
     Parameters
@@ -124,6 +130,8 @@ def multi_sample_mean(x, p, samples, *, rng=None):
         At least 1.
     rng : None, int, Rng, numpy SeedSequence, Generator or BitGenerator, keyword only
         As in `multi_sample_dropout`, whose masks these are for the same ``rng``.
+    out : array_like, optional
+        Where to write y; may be ``x``.
 
     Returns
     -------
@@ -154,15 +162,15 @@ def multi_sample_mean(x, p, samples, *, rng=None):
     >>> bool((fd.multi_sample_mean_backward(np.ones(4), mask) == y).all())
     True
     """
-    if type(x) is not np.ndarray:
-        if on_device(x):
-            return on_cuda().multi_sample_mean(x, p, samples, rng=rng)
-        return lend(multi_sample_mean, x, p, samples, rng=rng)
-    masks = _masks(as_array(x, "x"), p, samples, rng)
-    return _mean(x, masks), masks
+    _, take = _mask_for(as_array(x, "x"), p, samples, rng)
+    if out is not None:
+        check_out(out, "out", x.shape, x.dtype)
+    mask = take()
+    return _mean(x, mask, out), mask
 
 
-def multi_sample_mean_backward(dy, mask):
+@operation("dy", out=("dy",))
+def multi_sample_mean_backward(dy, mask, *, out=None):
     """Gradient of `multi_sample_mean` with respect to ``x``: the same kernel on ``dy``.
 
     Parameters
@@ -171,6 +179,8 @@ def multi_sample_mean_backward(dy, mask):
         Gradient with respect to y, of y's shape.
     mask : Mask
         What `multi_sample_mean` returned, or a part of it: its shape is ``(samples, *dy.shape)``.
+    out : array_like, optional
+        Where to write the gradient; may be ``dy``.
 
     Returns
     -------
@@ -181,18 +191,17 @@ def multi_sample_mean_backward(dy, mask):
     TypeError, ValueError
         If ``dy`` or ``mask`` is of another type or shape.
     """
-    if type(dy) is not np.ndarray:
-        if on_device(dy):
-            return on_cuda().multi_sample_mean_backward(dy, mask)
-        return lend(multi_sample_mean_backward, dy, mask, names=("dy",))
     _check_mask(mask)
     as_array(dy, "dy")
     if dy.shape != mask.shape[1:]:
         raise ValueError(f"dy must have the shape {mask.shape[1:]} of the mask without its samples, got {dy.shape}")
-    dx = _mean(dy, mask)
-    return dx.copy() if dx is dy else dx
+    if out is not None:
+        check_out(out, "out", dy.shape, dy.dtype)
+    dx = _mean(dy, mask, out)
+    return dx.copy() if dx is dy and out is None else dx
 
 
+@operation("x", "W", "b", optional=("b",))
 def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
     """Drop ``x`` in ``samples`` ways and put each through one linear layer: ``y[s] @ W + b``.
 
@@ -245,17 +254,16 @@ def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
     >>> bool(np.allclose(mean, logits.mean(axis=0)))
     True
     """
-    on_host("multi_sample_linear", x)
     x, W = _operands(x, W)
     if b is not None:
-        b = np.asarray(b)
         if b.shape != W.shape[1:]:
             raise ValueError(f"b must have the shape {W.shape[1:]} of W's second axis, got {b.shape}")
-        if b.dtype != x.dtype:
+        if b.dtype.newbyteorder("=") != x.dtype:
             raise TypeError(f"b must have x's dtype {x.dtype}, got {b.dtype}")
     if average not in ("losses", "logits"):
         raise ValueError(f"average must be 'losses' or 'logits', got {average!r}")
-    masks = _masks(x, p, samples, rng)
+    _, take = _mask_for(x, p, samples, rng)
+    masks = take()
     if average == "logits":
         logits = _mean(x, masks) @ W
     else:
@@ -266,6 +274,7 @@ def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
     return logits, masks
 
 
+@operation("dlogits", "x", "W")
 def multi_sample_linear_backward(dlogits, x, W, mask):
     """Gradients of `multi_sample_linear`.
 
@@ -296,13 +305,11 @@ def multi_sample_linear_backward(dlogits, x, W, mask):
     >>> dx.shape, dW.shape, db
     ((2, 6), (6, 3), array([8., 8., 8.]))
     """
-    on_host("multi_sample_linear_backward", dlogits)
     x, W = _operands(x, W)
     _check_mask(mask)
     if mask.shape[1:] != x.shape:
         raise ValueError(f"mask must have the shape (samples, *{x.shape}) that x gives, got {mask.shape}")
-    dlogits = np.asarray(dlogits)
-    if dlogits.dtype != x.dtype:
+    if dlogits.dtype.newbyteorder("=") != x.dtype:
         raise TypeError(f"dlogits must have x's dtype {x.dtype}, got {dlogits.dtype}")
     one = (*x.shape[:-1], W.shape[1])
     kept_apart = (len(mask), *one)
@@ -388,42 +395,54 @@ def _reshaped(mask, shape):
 # -- the arguments -----------------------------------------------------------------------------------------------------
 
 
-def _masks(x, p, samples, rng):
+def _mask_for(x, p, samples, rng):
+    """The mask's shape, and a function that takes it of ``rng``: to be called when nothing can fail any more."""
     samples = check_samples(samples)
+    shape = check_shape((samples, *x.shape))
     p = check_p(p)
     if type(p) is not float and p.shape != (samples,):
         raise ValueError(f"p must be one number or one for each of {samples} samples, got an array of shape {p.shape}")
-    check_allocatable((samples, *x.shape), 1)
-    return mask((samples, *x.shape), p, rng=rng)
+    check_allocatable(shape, x.itemsize)
+    _, _, take, _ = mask_for(shape, p, rng, None, True)
+    return shape, take
 
 
 def _check_mask(mask):
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
+    check_mask(mask)
     if not mask.ndim or len(mask) < 1:
         raise ValueError(f"mask must have a first axis of at least 1 sample, got shape {mask.shape}")
     if type(mask.p) is not float and mask.p.ndim != 1:
         raise ValueError(f"mask must have one p or one for each sample, got p of shape {mask.p.shape}")
 
 
-def _mean(x, mask):
+def _mean(x, mask, out=None):
+    """x times the mean multiplier, in ``out``: a new array if that is None, or x itself where nothing is dropped."""
     if type(mask.p) is float and mask.p == 0.0 and mask._stored is None:
-        return x
-    y = new_like(x)
-    whole = y if y.flags.c_contiguous else np.empty(x.shape, y.dtype)
+        if out is None:
+            return x
+        out[...] = x
+        return out
+    y = new_like(x) if out is None else out
     if x.size:
-        backends.current().sample_mean(whole, np.ascontiguousarray(plain(x)).reshape(x.shape), mask)
-    if y is not whole:
-        y[...] = whole
+        x = np.ascontiguousarray(plain(x)).reshape(x.shape)
+        _whole(y, lambda whole: backends.current().sample_mean(whole, x, mask))
     return y
 
 
+def _whole(y, kernel):
+    """Run ``kernel`` on y, or on an array that is copied to y where the kernels cannot write there."""
+    if y.flags.carray:
+        return kernel(y)
+    whole = np.empty(y.shape, y.dtype.newbyteorder("="))
+    kernel(whole)
+    y[...] = whole
+
+
 def _operands(x, W):
-    x, W = np.asarray(x), np.asarray(W)
     for name, array in (("x", x), ("W", W)):
-        if array.dtype not in (np.float32, np.float64):
+        if array.dtype.newbyteorder("=") not in (np.float32, np.float64):
             raise TypeError(f"{name} must be float32 or float64, as matrix products are, got dtype {array.dtype}")
-    if W.dtype != x.dtype:
+    if W.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
         raise TypeError(f"W must have x's dtype {x.dtype}, got {W.dtype}")
     if W.ndim != 2:
         raise ValueError(f"W must have the shape (F, C), got {W.shape}")

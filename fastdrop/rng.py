@@ -202,3 +202,17 @@ def as_rng(rng):
         "rng must be None, an int in [0, 2**64), a fastdrop.Rng, or a numpy.random SeedSequence, Generator or "
         f"BitGenerator, got {type(rng).__name__}"
     )
+
+
+class Rehearsal(Rng):
+    """Stands for a generator in a call that is tried first: raises `Reached` where the call takes its mask."""
+
+    class Reached(Exception):
+        """All else has been checked."""
+
+    def take(self):
+        raise self.Reached
+
+
+# What can be asked for a mask in the middle of a call: none of them runs code of the user's.
+QUIET = frozenset({type(None), int, Rng, Rehearsal, np.random.SeedSequence})

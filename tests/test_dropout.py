@@ -547,9 +547,10 @@ def test_errors_name_shapes():
 def test_mask_shape(engine):
     x = np.ones((4, 5, 6), np.float32)
     for mask_shape, shape in [
-        ((None, 1, None), (1, 1, 1)),
+        ((None, 1, None), (4, 1, 6)),  # None is x's size there, as in Keras's noise_shape
         ((4, 1, 1), (4, 1, 1)),
-        ([4, None, 6], (4, 1, 6)),
+        ([4, None, 6], (4, 5, 6)),
+        ((None, 1), (5, 1)),
         (6, (6,)),
     ]:
         y, mask = fd.dropout(x, 0.5, rng=3, mask_shape=mask_shape)

@@ -27,6 +27,7 @@ from .elementwise import (
     multi_sample_dropout_backward,
     multi_sample_mean,
     multi_sample_mean_backward,
+    r_drop_pair,
     relu_dropout,
     relu_dropout_backward,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "multi_sample_mean",
     "multi_sample_mean_backward",
     "r_drop",
+    "r_drop_pair",
     "relu_dropout",
     "relu_dropout_backward",
     "softmax_dropout",

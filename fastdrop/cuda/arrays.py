@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 
 from ..backends.axes import c_steps
-from ..buffers import on_device
+from ..buffers import check_grad, on_device
 
 FLOATS = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
@@ -124,8 +124,7 @@ class _Library:
 
 class _Torch(_Library):
     def describe(self, x, name, stream):
-        if x.requires_grad and sys.modules["torch"].is_grad_enabled():
-            raise TypeError(f"{name} must not require grad, which these functions would lose: pass {name}.detach()")
+        check_grad(x, name)
         if str(x.layout) != "torch.strided":
             raise TypeError(f"{name} must be a strided tensor, got layout {x.layout}")
         if x.is_neg():
@@ -310,7 +309,7 @@ def result_of(out, name, stream, like, shape, inputs=(), dtype=None):
     dtype = dtype or like.dtype
     if out is None:
         array = like.library.new(like, shape, dtype, stream)
-        array.result = None  # `_deliver` asks the library
+        array.result = None  # None: `deliver` lets the library make the result
         return array
     array = array_of(out, name, stream, (dtype,), like)
     if array.shape != tuple(shape):

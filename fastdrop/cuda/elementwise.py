@@ -1,30 +1,8 @@
 """Dropout, and what stands beside it, on device arrays: checked here, launched by the Numba CUDA backend."""
 
-from ..arguments import check_mask_shape, check_p, check_samples, check_shape, fit_p, joint_shape
-from ..masks import Mask
-from ..rng import as_rng
+from ..arguments import check_p, check_samples, check_shape, joint_shape
+from ..functional import check_mask, mask_for
 from .arrays import FLOATS, array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
-
-
-def mask_for(shape, p, rng, mask, training, mask_shape=None):
-    """The mask's shape, a function that gives the mask (a call that raises takes none of ``rng``), and whether it
-    keeps everything."""
-    if mask is not None:
-        check_mask(mask)
-        if training:
-            return mask.shape, lambda: mask, type(mask.p) is float and mask.p == 0.0 and mask._stored is None
-        return mask.shape, lambda: Mask._make(0, 0, mask.shape, 0.0), True
-    own = shape if mask_shape is None else check_mask_shape(mask_shape)
-    p = fit_p(check_p(p), own)
-    if not training:
-        return own, lambda: Mask._make(0, 0, own, 0.0), True
-    return own, lambda: Mask._make(*as_rng(rng).take(), own, p), type(p) is float and p == 0.0
-
-
-def check_mask(mask):
-    """Raise unless it is one."""
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
 
 
 def _spread(a, shape, name):
@@ -80,7 +58,7 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     """
     stream = stream_of(stream, x)
     a = array_of(x, "x", stream)
-    shape, take, keeps_all = mask_for(a.shape, p, rng, mask, training, mask_shape)
+    shape, _, take, keeps_all = mask_for(a.shape, p, rng, mask, training, mask_shape)
     spread = _spread(a, shape, "x")
     if keeps_all and out is None and spread is a:
         return x, take()
@@ -160,7 +138,7 @@ def _fused(op, x, name, more, p, rng, mask, training, mask_shape, out, stream):
     stream = stream_of(stream, x)
     inputs = _inputs(x, name, more, stream)
     a = inputs[0]
-    shape, take, _ = mask_for(a.shape, p, rng, mask, training, mask_shape)
+    shape, _, take, _ = mask_for(a.shape, p, rng, mask, training, mask_shape)
     if joint_shape(a.shape, shape, a.itemsize, f"{name} of shape", "the mask's shape") != a.shape:
         raise ValueError(f"mask of shape {shape} does not broadcast to {name}'s shape {a.shape}")
     y = result_of(out, "out", stream, a, a.shape, inputs)
@@ -236,6 +214,11 @@ def gelu_dropout_backward(dy, x, mask, *, out=None, stream=None):
     return _fused("gelu_drop_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
 
 
+def r_drop_pair(x, p, *, rng=None, out=None, stream=None):
+    """`fastdrop.r_drop_pair` for device arrays."""
+    return dropout(x, p, rng=rng, mask_shape=(2, *x.shape), out=out, stream=stream)
+
+
 # -- several samples ---------------------------------------------------------------------------------------------------
 
 
@@ -245,25 +228,26 @@ def _samples_for(a, p, samples, rng):
     p = check_p(p)
     if type(p) is not float and p.shape != (samples,):
         raise ValueError(f"p must be one number or one for each of {samples} samples, got an array of shape {p.shape}")
-    return mask_for((samples, *a.shape), p, rng, None, True)
+    shape, _, take, keeps_all = mask_for(check_shape((samples, *a.shape)), p, rng, None, True)
+    return shape, take, keeps_all
 
 
-def multi_sample_dropout(x, p, samples, *, rng=None, stream=None):
+def multi_sample_dropout(x, p, samples, *, rng=None, out=None, stream=None):
     """`fastdrop.multi_sample_dropout` for device arrays."""
     stream = stream_of(stream, x)
     a = array_of(x, "x", stream)
     shape, take, _ = _samples_for(a, p, samples, rng)
-    return _apply(_spread(a, shape, "x"), None, stream, take)
+    return _apply(_spread(a, shape, "x"), out, stream, take)
 
 
-def multi_sample_dropout_backward(dy, mask, *, stream=None):
+def multi_sample_dropout_backward(dy, mask, *, out=None, stream=None):
     """`fastdrop.multi_sample_dropout_backward` for device arrays: added in the order of the samples."""
     check_mask(mask)
     stream = stream_of(stream, dy)
     a = array_of(dy, "dy", stream)
     if not mask.ndim or a.shape != mask.shape:
         raise ValueError(f"dy must have the mask's shape, {mask.shape}, got {a.shape}")
-    return _sum(result_of(None, "dx", stream, a, a.shape[1:]), a, mask, stream)
+    return _sum(result_of(out, "out", stream, a, a.shape[1:], (a,)), a, mask, stream)
 
 
 def multi_sample_mean(x, p, samples, *, rng=None, out=None, stream=None):

@@ -3,13 +3,14 @@
 import math
 
 from ..arguments import check_number
+from ..functional import check_mask, mask_for
 from ..losses import REDUCTIONS, RDrop
 from .arrays import array_of, broadcast, contiguous, deliver, kernels_on, like_of, overlap, result_of, stream_of
-from .elementwise import check_mask, mask_for, whole
+from .elementwise import whole
 
 
 def softmax_dropout(
-    scores, p, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None, stream=None
+    scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None, stream=None
 ):  # fmt: skip
     """`fastdrop.softmax_dropout` for contiguous device arrays, along the last axis.
 
@@ -32,7 +33,7 @@ def softmax_dropout(
     stream = stream_of(stream, scores)
     a = array_of(scores, "scores", stream)
     _check_axis(axis, a)
-    shape, take, _ = mask_for(a.shape, p, rng, mask, training)
+    shape, _, take, _ = mask_for(a.shape, p, rng, mask, training)
     attention = _attention(attention_mask, stream, a)
     y = result_of(out, "out", stream, a, a.shape, (a,) if attention is None else (a, attention))
     contiguous((a, "scores"), (y, "out"))
@@ -97,7 +98,7 @@ def _attention(attention_mask, stream, scores):
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
-def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=None, stream=None):
+def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None, stream=None):
     """`fastdrop.symmetric_kl` for contiguous device arrays.
 
     Parameters
@@ -108,6 +109,8 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=
         True = row ignored; of shape a.shape[:-1].
     reduction, temperature
         As there.
+    axis : int
+        The last one: no other is here.
     out : pair of device arrays, optional
         Where to write the gradients; may be ``(a, b)``.
 
@@ -117,19 +120,19 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, out=
         The loss too, since a Python number would have to wait for the device: without axes, or with those of the rows
         where ``reduction`` is "none".
     """
-    loss, _, _, da, db = _pair(a, b, None, pad_mask, reduction, out, stream, 1.0, temperature, 0.0, 0)
+    loss, _, _, da, db = _pair(a, b, None, pad_mask, reduction, out, stream, 1.0, temperature, 0.0, 0, axis)
     return loss, da, db
 
 
 def r_drop(
     a, b, labels, *, alpha, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0,
-    out=None, stream=None,
+    axis=-1, out=None, stream=None,
 ):  # fmt: skip
     """`fastdrop.r_drop` for contiguous device arrays.
 
     Parameters
     ----------
-    a, b, pad_mask, reduction, temperature, out : as in `symmetric_kl`
+    a, b, pad_mask, reduction, temperature, axis, out : as in `symmetric_kl`
     labels : device array of int32 or int64, of shape a.shape[:-1]
         A label that is no class gives a loss of NaN: nothing waits for the device to check.
     alpha, label_smoothing, ignore_index
@@ -145,10 +148,12 @@ def r_drop(
         raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
     if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {smoothing}")
-    return RDrop(*_pair(a, b, labels, pad_mask, reduction, out, stream, alpha, temperature, smoothing, ignore_index))
+    return RDrop(
+        *_pair(a, b, labels, pad_mask, reduction, out, stream, alpha, temperature, smoothing, ignore_index, axis)
+    )
 
 
-def _pair(a, b, labels, pad_mask, reduction, out, stream, alpha, temperature, smoothing, ignore_index):
+def _pair(a, b, labels, pad_mask, reduction, out, stream, alpha, temperature, smoothing, ignore_index, axis):
     """Loss, ce, kl, da and db."""
     temperature = check_number(temperature, "temperature")
     if not 0 < temperature < math.inf:
@@ -160,6 +165,7 @@ def _pair(a, b, labels, pad_mask, reduction, out, stream, alpha, temperature, sm
     two = like_of(b, "b", stream, one)
     if not one.shape or not one.shape[-1]:
         raise ValueError(f"a must have at least one class on its last axis, got shape {one.shape}")
+    _check_axis(axis, one)
     rows = one.shape[:-1]
     marks = []
     for mark, name, dtypes in ((labels, "labels", ("int32", "int64")), (pad_mask, "pad_mask", ("bool",))):
