@@ -9,7 +9,7 @@ import numpy as np
 
 from . import backends
 from .arguments import check_axis
-from .buffers import as_array
+from .buffers import as_array, axis_last
 from .dispatch import operation
 from .functional import check_mask, mask_for
 from .masks import Mask, plain, target
@@ -138,11 +138,6 @@ def _check_mask(shape, p, scores, axis):
         raise ValueError(f"an array p must not vary along axis {axis}, got shape {p.shape}")
 
 
-def _last(a, axis):
-    """np.moveaxis(a, axis, -1), which takes longer than the softmax of a small array."""
-    return a if axis == a.ndim - 1 else np.moveaxis(a, axis, -1)
-
-
 def _attention(attention_mask, scores, axis):
     """Return (bias, allow), one of them or both None: of the scores' shape, ``axis`` last and consecutive."""
     if attention_mask is None:
@@ -157,8 +152,8 @@ def _attention(attention_mask, scores, axis):
         given = given.view(np.uint8) != 0  # bytes that are not 0 or 1 would mix up neighbours
     else:
         given = given.astype(np.float64 if scores.dtype.itemsize == 8 else np.float32, copy=False)
-    wide = _last(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis)
-    shape = _last(scores, axis).shape
+    wide = axis_last(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis)
+    shape = axis_last(scores, axis).shape
     wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows: kernels read consecutive numbers
     wide = np.broadcast_to(np.ascontiguousarray(wide).reshape(wide.shape), shape)
     return (None, wide) if is_bool else (wide, None)
@@ -170,15 +165,15 @@ def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
         return
     p = mask.wide_p()
     if type(p) is not float:
-        p = _last(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis)
-        p = np.broadcast_to(p[..., 0], _last(scores, axis).shape[:-1])
-    x = np.ascontiguousarray(plain(_last(scores, axis)))
-    gradient = None if dy is None else np.ascontiguousarray(plain(_last(dy, axis)))
+        p = axis_last(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis)
+        p = np.broadcast_to(p[..., 0], axis_last(scores, axis).shape[:-1])
+    x = np.ascontiguousarray(plain(axis_last(scores, axis)))
+    gradient = None if dy is None else np.ascontiguousarray(plain(axis_last(dy, axis)))
     last = axis == scores.ndim - 1
     y = out if last and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative else np.empty_like(x)
     if not last or mask._strides is not None:
-        mask = Mask.from_keep(_last(mask.keep(), axis), mask.p if type(mask.p) is float else 0.0)
+        mask = Mask.from_keep(axis_last(mask.keep(), axis), mask.p if type(mask.p) is float else 0.0)
     p = np.ascontiguousarray(p, np.float64).ravel()
     backends.current().softmax_dropout(y, log_sum, gradient, x, bias, allow, mask, p)
     if y is not out:
-        _last(out, axis)[...] = y
+        axis_last(out, axis)[...] = y

@@ -24,8 +24,10 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 def on_device(x):
     """Does ``x`` lie in CUDA memory? Asks its type, and no driver."""
     kind = type(x)
+    if _owner_of(x) is _Torch:
+        return x.device.type == "cuda"
     device = getattr(kind, "__dlpack_device__", None)
-    if device is not None and not _is_tracer(kind):
+    if device is not None:
         return int(device(x)[0]) in (2, 13)  # kDLCUDA, kDLCUDAManaged
     return hasattr(kind, "__cuda_array_interface__") or hasattr(kind, "__cuda_ndarray__")
 
@@ -280,6 +282,11 @@ def overlaps(out, x, name, out_name="out", same=True):
     if shared:
         rule = f"be {name} itself or not overlap it" if same else f"not overlap {name}"
         raise ValueError(f"{out_name} must {rule}, got arrays that share memory")
+
+
+def axis_last(x, axis):
+    """np.moveaxis(x, axis, -1), which takes longer than a kernel on a small array."""
+    return x if axis == x.ndim - 1 else np.moveaxis(x, axis, -1)
 
 
 # -- new arrays --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def operation(*names, out=(), into=None, copied=(), optional=()):
     into : str, optional
         The argument that is written in place, in a function without ``out``.
     copied : tuple of str
-        Arrays that the function copies before it writes, so that ``out`` may overlap them.
+        Arrays that the function copies before it writes where they hold integers or bools: ``out`` may overlap them.
     optional : tuple of str
         Arrays that may be None; by default those whose default is None.
     """
@@ -57,34 +57,31 @@ class _Operation:
         self.optional = optional or {name for name in names if self.signature.parameters[name].default is None}
 
     def wrapper(self):
-        body, several, parameters = self.body, self.several, self.signature.parameters
+        body, look, several, parameters = self.body, self.look, self.several, self.signature.parameters
         order = list(parameters)
         places = [(order.index(name), name, name in self.optional) for name in self.names]
         out_place = order.index("out") if "out" in parameters else len(order)
         by_keyword = frozenset(order)
-        always_look = self.into is not None
+        must_look = self.into is not None
 
         @wraps(body)
         def call(*args, **kwargs):
-            if not by_keyword.issuperset(kwargs):
-                check_keywords(body.__name__, kwargs, by_keyword)
             n = len(args)
-            arrays = []
             for place, name, optional in places:
                 array = args[place] if place < n else kwargs.get(name)
-                if type(array) is np.ndarray:
-                    arrays.append(array)
-                elif array is not None or not optional:
-                    return self.look(args, kwargs)
-                else:
-                    arrays.append(None)
-            if always_look or type(kwargs.get("rng")) not in QUIET or kwargs.get("dtype") is not None:
-                return self.look(args, kwargs)
-            out = args[out_place] if out_place < n else kwargs.get("out")
+                if type(array) is not np.ndarray and (array is not None or not optional):
+                    return look(args, kwargs)
+            get = kwargs.get
+            if must_look or (
+                kwargs
+                and (type(get("rng")) not in QUIET or get("dtype") is not None or not by_keyword.issuperset(kwargs))
+            ):
+                return look(args, kwargs)
+            out = args[out_place] if n > out_place else get("out")
             if out is not None:
                 if several or type(out) is not np.ndarray:
-                    return self.look(args, kwargs)
-                self.check_out((out,), arrays)
+                    return look(args, kwargs)
+                self.check_out((out,), [args[i] if i < n else get(name) for i, name, _ in places])
             return body(*args, **kwargs)
 
         return call
@@ -97,13 +94,14 @@ class _Operation:
                 raise ValueError(f"{own} must be writable, got a read-only array")
             check_places(out, own)
             for name, array in zip(self.names, arrays):
-                if array is not None and name not in self.copied:
+                if array is not None and not (name in self.copied and array.dtype.kind in "iub"):
                     overlaps(out, array, name, own, same=name in may_be)
             for j in range(i):
                 overlaps(out, outs[j], f"out[{j}]", own, same=False)
 
     def look(self, args, kwargs):
         """The call on anybody's arrays."""
+        check_keywords(self.body.__name__, kwargs, self.signature.parameters)
         rng = kwargs.get("rng")
         if type(rng) not in QUIET:  # its code may change the arrays: it runs before they are looked at
             try:
@@ -115,6 +113,9 @@ class _Operation:
         except TypeError as error:
             raise TypeError(f"{self.body.__name__}(): {error}") from None
         objects = [given.get(name) for name in self.names]
+        for name, x in zip(self.names, objects):
+            if x is None and name not in self.optional:
+                raise TypeError(f"{name} must be an array, got None")
         outs = given.get("out")
         if outs is not None and self.several and (not isinstance(outs, (tuple, list)) or len(outs) != len(self.out)):
             kind = type(outs).__name__
@@ -146,10 +147,9 @@ class _Operation:
         outer = sys.exc_info()[1]  # one that the caller is handling
         try:
             views = [
-                None if x is None and name in self.optional
-                else view(x, name, dtype, writable=name == self.into)
+                None if x is None else view(x, name, dtype, writable=name == self.into)
                 for name, x in zip(self.names, objects)
-            ]  # fmt: skip
+            ]
             targets = [view(x, name, dtype, writable=True) for name, x in named[len(named) - len(outs) :]]
             if self.into is None:
                 self.check_out(targets, views)

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import backends
 from .arguments import check_axis, check_number, check_shape
-from .buffers import as_array, check_out, new_array, new_like
+from .buffers import as_array, axis_last, check_out, new_array, new_like
 from .dispatch import operation
 from .functional import mask_for
 from .masks import run, target
@@ -152,7 +152,7 @@ def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
     return call.reduce(call.loss), *call.gradients()
 
 
-@operation("a", "labels", "pad_mask", out=("a",), copied=("pad_mask",))
+@operation("a", "labels", "pad_mask", out=("a",), copied=("labels", "pad_mask"))
 def cross_entropy(
     a, labels, *, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0, axis=-1,
     out=None,
@@ -214,7 +214,7 @@ class RDrop(NamedTuple):
     db: np.ndarray
 
 
-@operation("a", "b", "labels", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
+@operation("a", "b", "labels", "pad_mask", out=(("a",), ("b",)), copied=("labels", "pad_mask"))
 def r_drop(
     a, b, labels, *, alpha, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0,
     axis=-1, out=None,
@@ -337,7 +337,7 @@ class _Call:
         self.axis = check_axis(axis, first.shape, "a")
         if first.shape[self.axis] == 0:
             raise ValueError(f"a must have at least one class on axis {self.axis}, got shape {first.shape}")
-        self.logits = [np.moveaxis(x, self.axis, -1) for x in logits]
+        self.logits = [axis_last(x, self.axis) for x in logits]
         *lead, self.n = self.logits[0].shape
         self.lead, self.rows = tuple(lead), math.prod(lead)
         self.temperature = check_number(temperature, "temperature")
@@ -375,7 +375,7 @@ class _Call:
             raise ValueError(f"label_smoothing must be in [0, 1], got {self.smoothing}")
         dtype = self.logits[0].dtype.newbyteorder("=")
         if labels.dtype.kind == "f" or labels.dtype.newbyteorder("=") == dtype:
-            labels = np.moveaxis(labels, self.axis, -1) if labels.ndim == len(self.lead) + 1 else labels
+            labels = axis_last(labels, self.axis) if labels.ndim == len(self.lead) + 1 else labels
             shape = *self.lead, self.n
             if labels.shape != shape:
                 raise ValueError(f"labels of probabilities must have a's shape {shape}, got {labels.shape}")
@@ -421,7 +421,7 @@ class _Call:
         if not self.rows:
             return
         sources, targets = [], []
-        outs = [np.moveaxis(out, self.axis, -1) for out in self.out]
+        outs = [axis_last(out, self.axis) for out in self.out]
         for x, out in zip(self.logits, outs):
             target = _as_rows(out)
             if target is None:

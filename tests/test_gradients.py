@@ -189,7 +189,7 @@ def test_sum_is_the_adjoint_of_apply(data):
         ),
         ({"dy": np.ones((3, 4), int)}, TypeError, "dy must be float16, bfloat16, float32 or float64, got dtype int"),
         ({"dy": np.ones((3, 4), int), "x_shape": (4,)}, TypeError, "dy must be float16, .* got dtype int"),
-        ({"dy": None}, TypeError, "dy must be float16, .* got dtype object"),
+        ({"dy": None}, TypeError, "dy must be an array, got None"),
         (
             {"dy": np.ones((3, 4)), "x_shape": (4,), "out": np.ones(3)},
             ValueError,
@@ -211,7 +211,7 @@ def test_bad_arguments(arguments, error, message):
 def test_out_may_be_dy_only_where_nothing_is_summed():
     dy = np.ones((3, 4))
     mask = fd.mask((3, 4), 0.5, rng=0)
-    with pytest.raises(ValueError, match="out must not overlap dy where the gradient is summed"):
+    with pytest.raises(ValueError, match="out must be dy itself or not overlap it"):
         mask.backward(dy, x_shape=(4,), out=dy[0])
     assert np.array_equal(dy, np.ones((3, 4)))
     assert mask.backward(dy, out=dy) is dy

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -555,6 +556,55 @@ def test_bad_input_is_named(function, error, words):
         function()
     for word in words:
         assert word in str(raised.value)
+
+
+def test_labels_past_the_signed_integers_are_no_ignored_ones():
+    """2**64 - 100 as a signed number is -100, the default ignore_index."""
+    labels = np.array([0, 2**64 - 100], np.uint64)
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\)"):
+        fd.cross_entropy(A, labels)
+    assert fd.cross_entropy(A, np.array([0, 2], np.uint64))[0] == fd.cross_entropy(A, [0, 2])[0]
+    with pytest.raises(TypeError, match="ignore_index must be an integer"):
+        fd.cross_entropy(A, [0, 1], ignore_index=1.5)
+
+
+def test_pad_masks_of_other_bytes_than_0_and_1():
+    pad = np.array([0, 2], np.uint8)
+    a = np.arange(6.0).reshape(2, 3)
+    for got, wanted in zip(fd.kl_div(a, -a, pad_mask=pad.view(bool)), fd.kl_div(a, -a, pad_mask=pad != 0)):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -2, 3])
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_classes_on_another_axis(engine, axis, layout):
+    """Segmentation has its classes on axis 1 of (N, C, H, W); with sizes all alike no shape can tell."""
+    a, b = (np.asarray(x, np.float32, order=layout) for x in np.random.default_rng(1).standard_normal((2, 3, 3, 3, 3)))
+    labels = np.random.default_rng(0).integers(0, 3, (3, 3, 3))
+    soft = np.abs(b) / np.abs(b).sum(axis=axis, keepdims=True)
+    pad = labels == 1
+
+    def last(x):
+        return np.ascontiguousarray(np.moveaxis(x, axis, -1)) if np.ndim(x) == 4 else x
+
+    for function, others in (
+        (fd.kl_div, (b,)),
+        (fd.symmetric_kl, (b,)),
+        (fd.js_div, (b,)),
+        (fd.cross_entropy, (labels,)),
+        (fd.cross_entropy, (soft,)),
+        (partial(fd.r_drop, alpha=0.5), (b, labels)),
+    ):
+        for reduction in ("mean", "none"):
+            got = function(a, *others, axis=axis, pad_mask=pad, reduction=reduction)
+            wanted = function(last(a), *map(last, others), pad_mask=pad, reduction=reduction)
+            for g, w in zip(got, wanted, strict=True):
+                np.testing.assert_array_equal(last(g), w)
+        out = np.empty_like(a) if function is fd.cross_entropy else (np.empty_like(a), np.empty_like(a))
+        function(a, *others, axis=axis, pad_mask=pad, reduction="none", out=out)
+        gradients = [out] if function is fd.cross_entropy else out
+        for g, w in zip(gradients, wanted[-len(gradients) :], strict=True):
+            np.testing.assert_array_equal(last(g), w)
 
 
 # -- max-norm ----------------------------------------------------------------------------------------------------------

@@ -298,3 +298,22 @@ def test_linear_of_nothing(engine, shape, classes):
     dx, dW, db = fd.multi_sample_linear_backward(logits, x, W, mask)
     assert (dx.shape, dW.shape, db.shape) == (x.shape, W.shape, (classes,))
     assert not dW.any()
+
+
+def test_more_samples_than_memory_can_count():
+    for x in (np.ones(3), np.ones(1)):
+        with pytest.raises(MemoryError, match="cannot allocate an array of shape"):
+            fd.multi_sample_dropout(x, 0.5, 2**62)
+        with pytest.raises(MemoryError, match="cannot allocate an array of shape"):
+            fd.multi_sample_mean(x, 0.5, 2**62)
+
+
+def test_mean_in_place(engine, dtype, identical):
+    x = np.linspace(-1, 1, 70_001).astype(dtype)
+    y, mask = fd.multi_sample_mean(x, 0.5, 4, rng=0)
+    again = x.copy()
+    assert fd.multi_sample_mean(again, 0.5, 4, rng=0, out=again)[0] is again
+    identical(again, y)
+    again = x.copy()
+    assert fd.multi_sample_mean_backward(again, mask, out=again) is again
+    identical(again, y)

@@ -286,3 +286,23 @@ def test_out_may_not_overlap_the_attention_mask():
     out = np.zeros((4, 6))
     with pytest.raises(ValueError, match="attention_mask"):
         fd.softmax_dropout(scores, 0.5, attention_mask=out[:1], rng=0, out=out)
+
+
+def test_p_may_be_left_out_where_a_mask_is_given():
+    np.testing.assert_array_equal(fd.softmax_dropout(X, mask=MASK)[0], fd.softmax_dropout(X, 0.1, mask=MASK)[0])
+
+
+def test_axis_is_an_integer():
+    with pytest.raises(TypeError, match=r"axis must be an integer, got 1\.0"):
+        fd.softmax_dropout(X, 0.5, axis=1.0)
+
+
+def test_bools_of_other_bytes_than_0_and_1(engine):
+    """A byte of 2 was taken for the bit of the neighbour."""
+    scores = normal((3, 70), np.float32)
+    allow = np.random.default_rng(0).integers(0, 3, (3, 70), np.uint8)
+    odd = (allow * 127).view(np.bool_)
+    got = fd.softmax_dropout(scores, 0.0, attention_mask=odd)
+    wanted = fd.softmax_dropout(scores, 0.0, attention_mask=allow != 0)
+    np.testing.assert_array_equal(got[0], wanted[0])
+    assert ((got[0] != 0) == (allow != 0)).all()
