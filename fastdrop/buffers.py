@@ -61,6 +61,12 @@ def view(obj, name, dtype=None, writable=False):
     return array
 
 
+def shape_of(obj, name):
+    """Return the shape of an array of anybody's, on a device too."""
+    shape = getattr(obj, "shape", None)
+    return tuple(shape) if isinstance(shape, tuple) else view(obj, name).shape
+
+
 def _foreign(obj, name, dtype, writable):
     if _is_tracer(type(obj)):
         raise TypeError(
@@ -227,7 +233,7 @@ def as_array(x, name):
 
 def check_out(out, name, shape, dtype):
     """Return ``out`` if it can take a result of ``shape`` and ``dtype``; raise if not."""
-    if out.dtype != dtype.newbyteorder("=") and out.dtype != dtype:
+    if out.dtype.newbyteorder("=") != dtype.newbyteorder("="):
         raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {out.shape}")

@@ -9,9 +9,8 @@ ever.
 
 from collections import deque
 
-import numpy as np
-
 from .arguments import check_p, check_samples
+from .buffers import shape_of
 from .functional import dropout, dropout_backward
 from .inference import Sample
 from .multi_sample import multi_sample_linear, multi_sample_linear_backward
@@ -158,8 +157,8 @@ class Dropout:
             mask = self._pending[-1]
         elif mask not in self._pending:
             raise RuntimeError(f"backward: {mask!r} is not of a call of this layer that is left to undo")
-        if np.shape(dy) != mask.shape:
-            raise ValueError(f"dy must have the shape of the call it undoes, {mask.shape}, got {np.shape(dy)}")
+        if (shape := shape_of(dy, "dy")) != mask.shape:
+            raise ValueError(f"dy must have the shape of the call it undoes, {mask.shape}, got {shape}")
         dx = dropout_backward(dy, mask)
         if mask is self._pending[-1]:
             self._pending.pop()
@@ -283,9 +282,9 @@ class MultiSampleDropout:
         if not self._pending:
             raise RuntimeError("backward: no call of this layer with training=True is left to undo")
         x, mask = self._pending[-1]
-        axes = np.ndim(x) + (self.average == "losses")
-        if np.ndim(dlogits) != axes:
-            raise ValueError(f"dlogits must have {axes} axes, as the call's logits, got shape {np.shape(dlogits)}")
+        axes = len(shape_of(x, "x")) + (self.average == "losses")
+        if len(shape := shape_of(dlogits, "dlogits")) != axes:
+            raise ValueError(f"dlogits must have {axes} axes, as the call's logits, got shape {shape}")
         dx, self.dW, self.db = multi_sample_linear_backward(dlogits, x, self.W, mask)
         self._pending.pop()
         return dx

@@ -431,7 +431,7 @@ def _mean(x, mask, out=None):
 
 def _whole(y, kernel):
     """Run ``kernel`` on y, or on an array that is copied to y where the kernels cannot write there."""
-    if y.flags.carray:
+    if y.flags.carray and y.dtype.isnative:
         return kernel(y)
     whole = np.empty(y.shape, y.dtype.newbyteorder("="))
     kernel(whole)
