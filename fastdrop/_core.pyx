@@ -156,7 +156,7 @@ cdef class Fields:
 
 
 def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
-    cdef Fields self = cls.__new__(cls)
+    cdef Fields self = Fields.__new__(cls)
     self._seed = seed
     self._stream = stream
     self._shape = shape

@@ -43,7 +43,7 @@ except ImportError:
 
     def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
         """Return a new mask of class ``cls``."""
-        self = cls.__new__(cls)
+        self = Fields.__new__(cls)
         self._seed = seed
         self._stream = stream
         self._shape = shape
@@ -60,6 +60,16 @@ def _c_strides(shape):
         strides.append(step)
         step *= n
     return tuple(reversed(strides))
+
+
+def _none_if_c_order(strides, shape):
+    return None if all(n == 1 or s == c for n, s, c in zip(shape, strides, _c_strides(shape))) else strides
+
+
+CAN = (
+    "a mask multiplies, x * mask or mask.apply(x); mask.keep() is its array of bools, np.asarray(mask) that of its "
+    "multipliers"
+)
 
 
 class Mask(Fields):
@@ -110,7 +120,7 @@ class Mask(Fields):
 
     # `_strides` is None where the mask's elements follow one another in C order, the common case.
 
-    def __init__(self, *args, **kwargs):
+    def __new__(cls, *args, **kwargs):
         raise TypeError("a Mask is made by fastdrop.mask(shape, p, rng=...), Rng.mask or Mask.from_keep")
 
     _make = classmethod(make)
@@ -125,7 +135,7 @@ class Mask(Fields):
             True where an element is kept. Stored as packed bits, one bit an element.
         p : float or array_like
             Probability to drop that `scale` follows from; an array has the shape ``keep.shape[:k]``. Below 1 where
-            anything is kept: at 1 the scale is infinite.
+            anything is kept: at 1 the scale would be infinite.
 
         Returns
         -------
@@ -137,7 +147,7 @@ class Mask(Fields):
         TypeError
             If ``keep`` does not hold bools.
         ValueError
-            If ``p`` is out of [0, 1] or an array of another shape.
+            If ``p`` is out of [0, 1], 1 where something is kept, or an array of another shape.
 
         Examples
         --------
@@ -151,9 +161,17 @@ class Mask(Fields):
         stored = np.packbits(array, axis=None, bitorder="little") if dtype == np.bool_ else None
         del array  # the traceback of an error would keep the caller's buffer by it
         if stored is None:
-            raise TypeError(f"keep must hold bools, got dtype {dtype}")
+            raise TypeError(f"keep must hold bools, got dtype {dtype}: keep.astype(bool) has them")
         stored.flags.writeable = False
-        return cls._make(None, None, shape, fit_p(check_p(p), shape), stored=stored)
+        mask = cls._make(None, None, shape, fit_p(check_p(p), shape), stored=stored)
+        mask._check_scale()
+        return mask
+
+    def _check_scale(self):
+        """Raise ValueError where stored bits keep something and p is 1: its scale would be infinite."""
+        certain = np.equal(self._p, 1)
+        if certain.any() and self.keep()[certain].any():
+            raise ValueError("p must be below 1 where something is kept: the scale 1/(1-p) is infinite at p = 1")
 
     seed = property(lambda self: self._seed)
     stream = property(lambda self: self._stream)
@@ -179,6 +197,12 @@ class Mask(Fields):
     def __hash__(self):
         return hash(self._value())
 
+    def __copy__(self):
+        return self  # it is immutable
+
+    def __deepcopy__(self, memo):
+        return self
+
     def __reduce__(self):
         fields = self._seed, self._stream, self._shape, self._p, self._offset, self._strides, self._stored
         return _restore, fields
@@ -190,8 +214,13 @@ class Mask(Fields):
 
     def __len__(self):
         if not self._shape:
-            raise TypeError("len() of a 0-d mask")
+            raise TypeError(f"len() of a 0-d mask; {CAN}")
         return self._shape[0]
+
+    def __iter__(self):
+        if not self._shape:
+            raise TypeError(f"iteration over a 0-d mask; {CAN}")
+        return (self[i] for i in range(self._shape[0]))
 
     def __getitem__(self, key):
         """Part of the mask, equal to the same part of its array: integers, slices of step 1, one Ellipsis."""
@@ -225,9 +254,8 @@ class Mask(Fields):
         if type(p) is not float:
             p = p[tuple(p_key[: p.ndim])]
             p = p if p.ndim else float(p)
-        shape, strides = tuple(shape), tuple(strides)
-        if all(n == 1 or s == c for n, s, c in zip(shape, strides, _c_strides(shape))):
-            strides = None
+        shape = tuple(shape)
+        strides = _none_if_c_order(tuple(strides), shape)
         return Mask._make(self._seed, self._stream, shape, p, offset & MASK64, strides, self._stored)
 
     def strides_for(self, shape):
@@ -407,31 +435,151 @@ class Mask(Fields):
         dx[...] = total.reshape(dx.shape)
         return dx
 
+    # -- in other people's expressions ---------------------------------------------------------------------------------
+
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if ufunc is not np.multiply or method != "__call__" or kwargs or len(inputs) != 2:
-            return NotImplemented
+            raise TypeError(f"numpy.{ufunc.__name__} is not defined for a mask; {CAN}")
         x, mask = inputs if isinstance(inputs[1], Mask) else inputs[::-1]
-        if isinstance(x, Mask):
-            return NotImplemented
-        return mask.apply(x, None if out is None else out[0])
+        return mask * x if out is None else mask.apply(x, out[0])
 
     def __mul__(self, x):
+        if type(x) is np.ndarray:
+            return self.apply(x)
         if isinstance(x, Mask):
-            return NotImplemented
+            raise TypeError(f"the product of two masks is not defined: take one of x * mask; {CAN}")
+        if hasattr(type(x), "__pandas_priority__") and hasattr(x, "axes"):
+            return self._times_frame(x)
         return self.apply(x)
 
     __rmul__ = __mul__
+
+    __pandas_priority__ = 5000  # above a DataFrame's 4000: it would hand over its blocks, which lie transposed
+
+    def _times_frame(self, x):
+        """`apply` of a pandas DataFrame or Series, with its labels."""
+        y = self.apply(x.to_numpy())
+        if y.shape != x.shape:
+            raise ValueError(f"a {type(x).__name__} of shape {x.shape} cannot hold its product with {self!r}")
+        return x._constructor(y, *x.axes, copy=False).__finalize__(x)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        """torch calls this for each of its functions that is given a mask."""
+        name, kwargs = func.__name__, dict(kwargs or ())
+        out = kwargs.pop("out", None)
+        inputs = (*args, *kwargs.values())
+        if name.strip("_") not in ("mul", "multiply", "rmul", "imul") or len(inputs) != 2:
+            raise TypeError(f"torch's {name} is not defined for a mask; {CAN}")
+        x, mask = inputs if isinstance(inputs[1], Mask) else inputs[::-1]
+        if name in ("mul_", "multiply_", "__imul__"):
+            out = x
+        return mask * x if out is None else mask.apply(x, out)
+
+    def __dlpack__(self, **kwargs):
+        return np.asarray(self).__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return 1, 0  # the CPU's
+
+    @property
+    def dtype(self):
+        """No such thing. It must not be an AttributeError: that ``df.mul(mask)`` ends here keeps pandas from taking
+        the mask for one number, which it would apply to its transposed blocks."""
+        raise TypeError(f"a mask has no dtype, x * mask has that of x (of a DataFrame: df * mask, not df.mul); {CAN}")
+
+    @property
+    def _data(self):
+        """What numpy.ma asks for in ``masked_array * mask``, before it goes on with the array of multipliers."""
+        raise TypeError("x must not be a masked array: dropout would lose its mask; pass x.filled(0)")
+
+    def __bool__(self):
+        raise TypeError(f"a mask is neither true nor false (is there one: mask is not None); {CAN}")
+
+    def __getattr__(self, name):
+        raise AttributeError(f"a fastdrop.Mask has no {name!r}; {CAN}")
 
 
 if _core is not None:
     _core.Mask = Mask
 
 
-def _restore(seed, stream, shape, p, offset, strides, stored):
-    p = check_p(p)
+def _refuse(operation):
+    def refuse(self, *_):
+        raise TypeError(f"{operation} is not defined for a mask; {CAN}")
+
+    return refuse
+
+
+# Those that are not there would end in an error that says no more than that, or in one of the other operand's.
+for _operation, _names in {
+    "+": "add radd",
+    "-": "sub rsub neg",
+    "/": "truediv rtruediv",
+    "//": "floordiv rfloordiv",
+    "%": "mod rmod",
+    "**": "pow rpow",
+    "@": "matmul rmatmul",
+    "&": "and rand",
+    "|": "or ror",
+    "^": "xor rxor",
+    "~": "invert",
+    "<": "lt",
+    "<=": "le",
+    ">": "gt",
+    ">=": "ge",
+    "in": "contains",
+    "abs": "abs",
+    "float": "float",
+    "int": "int",
+    "complex": "complex",
+}.items():
+    for _name in _names.split():
+        setattr(Mask, f"__{_name}__", _refuse(_operation))
+
+
+def _restore(*fields):
+    """Make a mask of what `Mask.__reduce__` gave: nothing of it is believed, files get damaged."""
+
+    def check(right, name, value):
+        if not right:
+            raise ValueError(f"the pickle of a fastdrop.Mask is damaged: {name} is {value!r}")
+
+    def is_uint64(n):
+        return type(n) is int and 0 <= n <= MASK64
+
+    check(len(fields) == 7, "the number of its fields", len(fields))
+    seed, stream, shape, p, offset, strides, stored = fields
+    check(type(shape) is tuple and all(type(n) is int for n in shape), "shape", shape)
+    try:
+        check_shape(shape)
+        p = fit_p(check_p(p), shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the pickle of a fastdrop.Mask is damaged: {error}") from None
+    check(is_uint64(offset), "offset", offset)
+    last = 0  # the place of the last element, counted from the first
+    if strides is None:
+        last = math.prod(shape) - 1
+    else:
+        check(type(strides) is tuple and len(strides) == len(shape), "strides", strides)
+        for n, stride in zip(reversed(shape), reversed(strides)):
+            check(type(stride) is int and stride >= 0 and (n < 2 or stride > last), "strides", strides)
+            last += max(0, n - 1) * stride
+        strides = _none_if_c_order(strides, shape)
+    if stored is None:
+        check(is_uint64(seed), "seed", seed)
+        check(is_uint64(stream), "stream", stream)
+        size = MASK64 + 1
+    else:
+        check(seed is None and stream is None, "seed, stream", (seed, stream))
+        check(type(stored) is np.ndarray and stored.dtype == np.uint8 and stored.ndim == 1, "stored", stored)
+        stored = np.frombuffer(stored.tobytes(), np.uint8)  # a copy: the buffers of protocol 5 are the caller's
+        size = 8 * len(stored)
+    check(0 in shape or offset + last < size, "offset", offset)
+    mask = Mask._make(seed, stream, shape, p, offset, strides, stored)
     if stored is not None:
-        stored.flags.writeable = False
-    return Mask._make(seed, stream, shape, p, offset, strides, stored)
+        mask._check_scale()
+    return mask
 
 
 def _index(k, axis):
