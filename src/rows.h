@@ -37,6 +37,7 @@ typedef struct {
 } fd_losses;
 
 void fd_losses_run(const fd_losses *k, int64_t first, int64_t end);
+void fd_exact_row(const fd_losses *k, int64_t row);  /* one row, in double: see rows_exact.c */
 
 /* y = dropout(softmax(x + bias where allowed)) along rows, and back.  Row r is elements r * n .. r * n + n - 1 of the mask. */
 typedef struct {

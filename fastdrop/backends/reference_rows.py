@@ -1,7 +1,22 @@
-"""The row kernels of the reference backend: losses, softmax with dropout, max-norm, as plain formulas in float64.
+"""The row kernels of the reference backend: losses, softmax with dropout, max-norm, as formulas in float64.
 
 Every backend exports functions of these names and arguments.  They write into the arrays that come first and return
 nothing; rows are worked through a few at a time, so that temporaries stay small.
+
+What holds for losses on every backend:
+
+- A row with a NaN or +inf among its logits, or a NaN among its label's probabilities, has loss NaN and gradients NaN.
+  Rows that are skipped have loss 0 and gradients 0, whatever they hold.
+- A class at -inf has probability 0. Where both sides have it, it takes no part. Where only one has: KL is infinite if
+  it is the second, the symmetric KL in any case, their gradients then 0; Jensen-Shannon is finite. A cross entropy
+  whose label wants it is infinite, its gradient is finite.
+- A row of nothing but -inf has no distribution: cross entropy 0. Of two such rows every divergence is 0; of one and a
+  row with classes KL(none || q) is 0, Jensen-Shannon log(2), and the others are infinite, all with gradient 0.
+- All finite numbers are numbers: a row of nothing but the dtype's lowest is uniform, and no difference overflows.
+
+With x = (a - max a) / T, e = exp(x), r the sum of e without the largest: p = e / (1 + r), log p = x - log1p(r), and
+1 - p of the largest class is r / (1 + r).  Of two rows e - f is made from expm1(x - y), and so are the difference of
+the sums, p - q and log(p / q).  So nothing that is nearly equal is subtracted after it has been rounded.
 """
 
 import numpy as np
@@ -49,53 +64,57 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
 
 def _some_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing):
     used = np.ones(len(a), bool) if skip is None else ~skip.astype(bool)
-    a, p, log_p = _softmax(a, temperature)
-    if op == "cross_entropy":
-        some = p.any(-1, keepdims=True)  # classes that are allowed; none: the row has no softmax, loss 0
-        y = _distribution(label, target, smoothing, used, a.shape)
-        rows = np.where(some, -_plogq(y, log_p), 0).sum(-1)
-        _write(loss, rows, used)
-        _write(da, np.where(some, weight / temperature * (p * y.sum(-1, keepdims=True) - y), 0), used)
-        return
-    b, q, log_q = _softmax(b, temperature)
-    some = p.any(-1, keepdims=True) | q.any(-1, keepdims=True)
-    divergence, dp, dq = _DIVERGENCES[op](p, q, log_p, log_q)
-    infinite = np.isinf(divergence)[:, None]
-    dp, dq = np.where(infinite, 0, dp), np.where(infinite, 0, dq)
-    if op == "r_drop":
-        y = _distribution(label, target, smoothing, used, a.shape)
-        mass = y.sum(-1, keepdims=True)
-        _write(loss, np.where(some, -_plogq(y, log_p) - _plogq(y, log_q), 0).sum(-1) / 2, used)
-        _write(kl, divergence, used)
-        dp = np.where(some, alpha * dp + (p * mass - y) / 2, 0)
-        dq = np.where(some, alpha * dq + (q * mass - y) / 2, 0)
-    else:
-        _write(loss, divergence, used)
-    _write(da, weight / temperature * dp, used)
-    _write(db, weight / temperature * dq, used)
+    y = None if op not in ("cross_entropy", "r_drop") else _wanted(label, target, smoothing, used, a.shape)
+    sides = [_Side(x, temperature) for x in (a, b) if x is not None]
+    broken = np.any([side.broken for side in sides], axis=0)
+    kl_rows, gradients = np.zeros(len(a)), [0.0, 0.0]
+    rows = kl_rows
+    if op != "cross_entropy":
+        kl_rows, *gradients = _divergence("symmetric_kl" if op == "r_drop" else op, *sides)
+        rows = kl_rows
+    if y is not None:
+        some = np.any([side.some for side in sides], axis=0)
+        entropies = [_entropy(side, y) for side in sides]
+        rows = np.where(some, sum(loss for loss, _ in entropies) / len(sides), 0)
+        broken |= np.isnan(y).any(-1)
+        share = 1 / len(sides)
+        gradients = [
+            (alpha * g if op == "r_drop" else 0) + np.where(some[:, None], share * slope, 0)
+            for g, (_, slope) in zip(gradients, entropies)
+        ]
+    _write(loss, np.where(broken, np.nan, rows), used)
+    if kl is not None:
+        _write(kl, np.where(broken, np.nan, kl_rows), used)
+    for out, gradient in zip((da, db), gradients):
+        if out is not None:
+            _write(out, np.where(broken[:, None], np.nan, weight / temperature * gradient), used)
 
 
 def _write(out, values, used):
     out[...] = np.where(used.reshape((-1,) + (1,) * (values.ndim - 1)), values, 0)
 
 
-def _softmax(x, temperature):
-    """Logits in float64 over the temperature, their softmax (zeros in a row of nothing but -inf) and its logarithm."""
-    x = x.astype(np.float64) / temperature
-    top = x.max(-1, keepdims=True)
-    top = np.where(top == -np.inf, 0, top)
-    e = np.exp(x - top)
-    total = e.sum(-1, keepdims=True)
-    empty = total == 0
-    return x, e / np.where(empty, 1, total), x - top - np.log(np.where(empty, 1, total))
+class _Side:
+    """Some rows of logits: x, p and what the module's docstring calls r, and which of them are broken or empty."""
+
+    def __init__(self, a, temperature):
+        a = a.astype(np.float64)
+        self.broken = np.isnan(a).any(-1) | (a == np.inf).any(-1)
+        top = a.max(-1, keepdims=True)
+        self.some = top[:, 0] > -np.inf
+        half = a / 2 - np.where(np.isfinite(top), top, 0) / 2  # halves: no finite difference overflows
+        x = np.maximum(half * (2 / temperature), -np.finfo(np.float64).max)
+        self.x = np.where(a == -np.inf, -np.inf, x)
+        self.top = np.arange(a.shape[-1]) == a.argmax(-1)[:, None]
+        self.e = np.exp(self.x)
+        self.rest = np.where(self.top, 0, self.e).sum(-1, keepdims=True)
+        self.share = np.where(self.some[:, None], 1 / (1 + self.rest), 0)
+        self.p = self.e * self.share
+        self.log_sum = np.log1p(self.rest)
 
 
-def _plogq(p, log_q):
-    """p * log(q), 0 where p is 0."""
-    return np.where(p == 0, 0, p * log_q)
-
-
-def _distribution(label, target, smoothing, used, shape):
+def _wanted(label, target, smoothing, used, shape):
+    """What each row's label wants of each class, with the smoothing."""
     if target is None:
         y = np.zeros(shape)
         y[np.arange(len(y))[used], label[used]] = 1
@@ -104,40 +123,83 @@ def _distribution(label, target, smoothing, used, shape):
     return y * (1 - smoothing) + smoothing / shape[-1]
 
 
-def _log_ratio(log_p, log_q):
-    """log(p / q): 0 where neither allows a class."""
-    return np.where(log_p == log_q, 0, log_p - log_q)
+def _entropy(side, y):
+    """Cross entropy of each row, and p * (sum of y) - y."""
+    mass, others = y.sum(-1, keepdims=True), np.where(side.top, 0, y).sum(-1, keepdims=True)
+    slope = np.where(side.top, others - mass * (side.rest * side.share), side.p * mass - y)
+    return (mass * side.log_sum)[:, 0] - _dot(y, side.x), slope
 
 
-def _kl(p, q, log_p, log_q):
-    ratio = _log_ratio(log_p, log_q)
-    beyond = np.where(p == 0, q, 0).sum(-1)
-    kl = _dot(p, ratio + np.expm1(-ratio)) + beyond  # with the sum of q - p, which is 0: what cancels is never summed
-    kl = _infinite(kl, np.isneginf(log_q) & ~np.isneginf(log_p))
-    return kl, _times(p, ratio - kl[:, None]), q - p
+def _divergence(op, a, b):
+    """Of each row the divergence and its two gradients with respect to the logits over the temperature."""
+    difference = _difference(a.x, b.x)
+    more = difference.sum(-1, keepdims=True)
+    sums = more * b.share
+    near = np.abs(sums) < 0.5
+    log_ratio = np.where(near, np.log1p(np.where(near, sums, 0)), a.log_sum - b.log_sum)
+    neither = (a.x == -np.inf) & (b.x == -np.inf)
+    less = np.where(neither, 0, (difference - b.p * more) * a.share)  # p - q
+    ratio = np.where(neither, 0, a.x - b.x - log_ratio)  # log(p / q)
+    rows, dp, dq = _DIVERGENCES[op](a.p, b.p, less, ratio)
+    rows = np.maximum(rows, 0)
+    both = a.some & b.some
+    dp, dq = np.where(both[:, None], dp, 0), np.where(both[:, None], dq, 0)
+    rows = np.where(both, rows, 0)
+    if op == "js":
+        return np.where(a.some != b.some, np.log(2), rows), dp, dq
+    infinite = (a.x > -np.inf) & (b.x == -np.inf)
+    if op == "symmetric_kl":
+        infinite |= (a.x == -np.inf) & (b.x > -np.inf)
+    infinite = infinite.any(-1)
+    return np.where(infinite, np.inf, rows), np.where(infinite[:, None], 0, dp), np.where(infinite[:, None], 0, dq)
 
 
-def _symmetric_kl(p, q, log_p, log_q):
-    ratio = _log_ratio(log_p, log_q)
-    a, b = _dot(p, ratio), _dot(q, ratio)
-    j = _infinite((a - b) / 2, np.isneginf(log_q) != np.isneginf(log_p))
-    dp = (_times(p, ratio - a[:, None]) + p - q) / 2
-    dq = (_times(q, b[:, None] - ratio) + q - p) / 2
-    return j, dp, dq
+def _difference(x, y):
+    """exp(x) - exp(y)."""
+    d = np.where(x == y, 0, x - y)
+    return np.expm1(-np.abs(d)) * np.where(d > 0, -np.exp(x), np.exp(y))
 
 
-def _js(p, q, log_p, log_q):
-    ratio = _log_ratio(log_p, log_q)
+def _kl(p, q, less, ratio):
+    exact = _times(p, ratio) - less  # with the sum of q - p, which is 0, no term is negative
+    series = p * ratio * ratio * _series(-ratio, [1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040])
+    return np.where(np.abs(ratio) > 1e-2, exact, series).sum(-1), _times(p, ratio - _mean(p, ratio)), -less
+
+
+def _symmetric_kl(p, q, less, ratio):
+    return (
+        _dot(less, ratio) / 2,
+        (_times(p, ratio - _mean(p, ratio)) + less) / 2,
+        (_times(q, _mean(q, ratio) - ratio) - less) / 2,
+    )
+
+
+def _js(p, q, less, ratio):
     larger = -np.log1p(np.expm1(-np.abs(ratio)) / 2)
-    p_log, q_log = larger + np.minimum(ratio, 0), larger - np.maximum(ratio, 0)  # log(p / m), log(q / m)
-    a, b = _dot(p, p_log), _dot(q, q_log)
-    return np.maximum((a + b) / 2, 0), _times(p, p_log - a[:, None]) / 2, _times(q, q_log - b[:, None]) / 2
+    p_log, q_log = (
+        larger + np.minimum(ratio, 0),
+        larger - np.maximum(ratio, 0),
+    )  # log(p / m), log(q / m), m = (p + q) / 2
+    w = ratio * ratio / 4
+    series = (
+        (p + q) * w * _series(-w, [1 / 2, 1 / 4, 1 / 9, 17 / 360, 31 / 1575])
+    )  # u tanh(u) - log(cosh(u)), u = ratio / 2
+    rows = np.where(np.abs(ratio) < 0.1, series, _times(p, p_log) + _times(q, q_log)).sum(-1) / 2
+    return rows, _times(p, p_log - _mean(p, p_log)) / 2, _times(q, q_log - _mean(q, q_log)) / 2
 
 
-_DIVERGENCES = {"kl": _kl, "symmetric_kl": _symmetric_kl, "js": _js, "r_drop": _symmetric_kl}
+_DIVERGENCES = {"kl": _kl, "symmetric_kl": _symmetric_kl, "js": _js}
+
+
+def _series(x, terms):
+    sum_ = np.zeros_like(x)
+    for term in reversed(terms):
+        sum_ = sum_ * x + term
+    return sum_
 
 
 def _times(p, x):
+    """p * x, 0 where p is."""
     return np.where(p == 0, 0, p * x)
 
 
@@ -145,8 +207,8 @@ def _dot(p, x):
     return _times(p, x).sum(-1)
 
 
-def _infinite(divergence, one_sided):
-    return np.where(one_sided.any(-1), np.inf, np.where(divergence < 0, 0, divergence))
+def _mean(p, x):
+    return _times(p, x).sum(-1, keepdims=True)
 
 
 # -- softmax with dropout ----------------------------------------------------------------------------------------------

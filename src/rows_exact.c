@@ -1,0 +1,272 @@
+/* A row of the losses in double, straight from the formulas: for the rows that the kernels in losses_of.inc cannot do right.
+ *
+ * Those work in the lanes and the precision of the logits' dtype, for speed.  Here is what they leave: rows of few classes;
+ * with a NaN, an infinity or numbers near the largest; whose two sides differ by little beside their offset; and whose
+ * classes lie so far below the largest that their exponentials are no normal floats.
+ *
+ * With x = (a - max a) / T, e = exp(x), r the sum of e without the largest: p = e / (1 + r), log p = x - log1p(r), and 1 - p
+ * of the largest class is r / (1 + r), so nothing that is nearly 1 is subtracted from 1.  Of two rows, e - f is made from
+ * expm1 of x - y, and so are the difference of the sums, p - q and log(p / q). */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "isa/half.h"
+#include "rows.h"
+
+typedef struct {
+    const char *at;
+    double max, rest;       /* the largest logit; the sum of the others' exponentials over its own */
+    int64_t top;            /* where it is; -1: no class is allowed */
+    int infinite, broken;   /* is there a -inf; a NaN or +inf */
+} side;
+
+static double element(enum fd_dtype dtype, const char *at, int64_t i)
+{
+    switch (dtype) {
+    case FD_F64: return ((const double *)at)[i];
+    case FD_F16: return f16_to_f32(((const uint16_t *)at)[i]);
+    case FD_BF16: return bf16_to_f32(((const uint16_t *)at)[i]);
+    default: return ((const float *)at)[i];
+    }
+}
+
+static void put(enum fd_dtype dtype, char *at, int64_t i, double g)
+{
+    switch (dtype) {
+    case FD_F64: ((double *)at)[i] = g; break;
+    case FD_F16: ((uint16_t *)at)[i] = f32_to_f16((float)g); break;
+    case FD_BF16: ((uint16_t *)at)[i] = f32_to_bf16((float)g); break;
+    default: ((float *)at)[i] = (float)g;
+    }
+}
+
+/* The logit of class i less the largest, over the temperature; -inf only for a class that is not allowed. */
+static double below(const fd_losses *k, const side *s, int64_t i)
+{
+    const double a = element(k->dtype, s->at, i);
+    if (a == -INFINITY)
+        return a;
+    const double x = (a / 2 - s->max / 2) * (2 * k->inverse_temperature);  /* halves: no finite difference overflows */
+    return x < -DBL_MAX ? -DBL_MAX : x;
+}
+
+static side look(const fd_losses *k, const char *at)
+{
+    side s = {.at = at, .max = -INFINITY, .top = -1};
+    for (int64_t i = 0; i < k->n; i++) {
+        const double a = element(k->dtype, at, i);
+        s.broken |= isnan(a) || a == INFINITY;
+        s.infinite |= a == -INFINITY;
+        if (a > s.max) {
+            s.max = a;
+            s.top = i;
+        }
+    }
+    if (!s.broken && s.top >= 0)
+        for (int64_t i = 0; i < k->n; i++)
+            s.rest += i == s.top ? 0 : exp(below(k, &s, i));
+    return s;
+}
+
+static double log_sum(const side *s)
+{
+    return log1p(s->rest);
+}
+
+static double share_of(const side *s)  /* 1 / the sum of the exponentials */
+{
+    return s->top < 0 ? 0 : 1 / (1 + s->rest);
+}
+
+/* -- cross entropy ---------------------------------------------------------------------------------------------------- */
+
+/* What a label has of class i, with the smoothing. */
+static double wanted(const fd_losses *k, int64_t row, int64_t i)
+{
+    const double even = k->smoothing / (double)k->n;
+    const double t = k->target ? element(k->dtype, k->target + row * k->target_step, i) : i == k->label[row];
+    return (1 - k->smoothing) * t + even;
+}
+
+typedef struct {
+    double loss, mass, others;  /* mass: the sum of what is wanted; others: without the class with the largest logit */
+} entropy;
+
+static entropy entropy_of(const fd_losses *k, const side *s, int64_t row)
+{
+    entropy e = {0, 0, 0};
+    for (int64_t i = 0; i < k->n; i++) {
+        const double y = wanted(k, row, i);
+        if (y != 0)
+            e.loss -= y * below(k, s, i);
+        e.mass += y;
+        if (i != s->top)
+            e.others += y;
+    }
+    e.loss += e.mass * log_sum(s);
+    return e;
+}
+
+/* p * mass - wanted, of class i. */
+static double entropy_slope(const fd_losses *k, const side *s, const entropy *e, int64_t row, int64_t i, double p)
+{
+    return i == s->top ? e->others - e->mass * (s->rest * share_of(s)) : p * e->mass - wanted(k, row, i);
+}
+
+static void fill(const fd_losses *k, int64_t row, double loss, double gradient)
+{
+    k->loss[row] = loss;
+    if (k->kl)
+        k->kl[row] = loss;
+    for (int64_t i = 0; i < k->n; i++) {
+        put(k->dtype, k->da + row * k->da_step, i, gradient);
+        if (k->db)
+            put(k->dtype, k->db + row * k->db_step, i, gradient);
+    }
+}
+
+static void single(const fd_losses *k, int64_t row, const side *s)
+{
+    const entropy e = entropy_of(k, s, row);
+    const double weight = k->weight * k->inverse_temperature, share = share_of(s);
+    k->loss[row] = e.loss;
+    for (int64_t i = 0; i < k->n; i++)
+        put(k->dtype, k->da + row * k->da_step, i, weight * entropy_slope(k, s, &e, row, i, exp(below(k, s, i)) * share));
+}
+
+/* -- two rows --------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    side a, b;
+    double a_share, b_share, more, log_ratio;  /* more: the sum of exp(x) - exp(y); log of the ratio of the two sums */
+} pair;
+
+typedef struct { double p, q, less, l; } both;  /* less = p - q, l = log(p / q); 0 where neither allows a class */
+
+static double difference(double x, double y)  /* exp(x) - exp(y) */
+{
+    return x == y ? 0 : x > y ? -exp(x) * expm1(y - x) : exp(y) * expm1(x - y);
+}
+
+static both at(const fd_losses *k, const pair *c, int64_t i)
+{
+    const double x = below(k, &c->a, i), y = below(k, &c->b, i);
+    both z = {exp(x) * c->a_share, exp(y) * c->b_share, 0, 0};
+    if (x == -INFINITY && y == -INFINITY)
+        return z;
+    z.less = (difference(x, y) - z.q * c->more) * c->a_share;
+    z.l = x - y - c->log_ratio;
+    return z;
+}
+
+static double times(double p, double l)  /* 0 where p is, whatever l */
+{
+    return p == 0 ? 0 : p * l;
+}
+
+static double kl_term(const both *z)  /* p l - (p - q), whose sum is KL: no term is negative */
+{
+    const double l = z->l;
+    if (fabs(l) > 1e-2)
+        return times(z->p, l) - z->less;
+    return z->p * l * l * (1.0 / 2 - l * (1.0 / 6 - l * (1.0 / 24 - l * (1.0 / 120 - l * (1.0 / 720 - l / 5040)))));
+}
+
+/* log(p / m) and log(q / m), m = (p + q) / 2: the larger of p and q has -log1p((exp(-|l|) - 1) / 2), the other that - |l|. */
+static void js_logs(const both *z, double *p_log, double *q_log)
+{
+    const double larger = -log1p(expm1(-fabs(z->l)) / 2);
+    *p_log = z->l < 0 ? larger + z->l : larger;
+    *q_log = z->l < 0 ? larger : larger - z->l;
+}
+
+static double js_term(const both *z)
+{
+    const double u = z->l / 2, w = u * u;
+    if (fabs(u) < 0.05)  /* (p + q)(u tanh(u) - log(cosh(u))) */
+        return (z->p + z->q) * w * (0.5 - w * (0.25 - w * (1.0 / 9 - w * (17.0 / 360 - w * 31.0 / 1575))));
+    double p_log, q_log;
+    js_logs(z, &p_log, &q_log);
+    return times(z->p, p_log) + times(z->q, q_log);
+}
+
+static void double_row(const fd_losses *k, int64_t row, const side *a, const side *b)
+{
+    const int kl = k->op == FD_KL, js = k->op == FD_JS, r_drop = k->op == FD_R_DROP;
+    const int a_none = a->top < 0, b_none = b->top < 0;
+    pair c = {.a = *a, .b = *b, .a_share = share_of(a), .b_share = share_of(b)};
+    int one_sided = 0;
+    for (int64_t i = 0; i < k->n; i++) {
+        const double x = below(k, a, i), y = below(k, b, i);
+        one_sided |= x > -INFINITY && y == -INFINITY;
+        one_sided |= !kl && x == -INFINITY && y > -INFINITY;
+        c.more += a_none || b_none ? 0 : difference(x, y);
+    }
+    const double ratio = c.more * c.b_share;
+    c.log_ratio = fabs(ratio) < 0.5 ? log1p(ratio) : log_sum(a) - log_sum(b);
+
+    double divergence = 0, a_mean = 0, b_mean = 0;  /* E_p and E_q of what the gradients are made of */
+    const int empty = a_none || b_none;
+    for (int64_t i = 0; i < k->n && !empty; i++) {
+        const both z = at(k, &c, i);
+        double p_log = z.l, q_log = z.l;
+        if (js)
+            js_logs(&z, &p_log, &q_log);
+        a_mean += times(z.p, p_log);
+        b_mean += times(z.q, q_log);
+        divergence += kl ? kl_term(&z) : js ? js_term(&z) / 2 : times(z.less, z.l) / 2;
+    }
+    if (divergence < 0)
+        divergence = 0;
+    if (js)
+        divergence = a_none != b_none ? log(2) : divergence;
+    else if (one_sided)
+        divergence = INFINITY;
+
+    const double slope = k->weight * k->inverse_temperature;
+    const double w = empty || (one_sided && !js) ? 0 : slope * (r_drop ? k->alpha : 1) / (kl ? 1 : 2);
+    const int entropies = r_drop && !(a_none && b_none);
+    const entropy none = {0, 0, 0}, ea = entropies ? entropy_of(k, a, row) : none, eb = entropies ? entropy_of(k, b, row) : none;
+    k->loss[row] = r_drop ? (ea.loss + eb.loss) / 2 : divergence;
+    if (r_drop)
+        k->kl[row] = divergence;
+    char *da = k->da + row * k->da_step, *db = k->db + row * k->db_step;
+    for (int64_t i = 0; i < k->n; i++) {
+        const both z = at(k, &c, i);
+        double ga = 0, gb = 0, p_log, q_log;
+        if (w != 0 && js) {
+            js_logs(&z, &p_log, &q_log);
+            ga = w * times(z.p, p_log - a_mean);
+            gb = w * times(z.q, q_log - b_mean);
+        } else if (w != 0) {
+            ga = w * (times(z.p, z.l - a_mean) + (kl ? 0 : z.less));
+            gb = -w * (kl ? z.less : times(z.q, z.l - b_mean) + z.less);
+        }
+        if (entropies) {
+            ga += slope / 2 * entropy_slope(k, a, &ea, row, i, z.p);
+            gb += slope / 2 * entropy_slope(k, b, &eb, row, i, z.q);
+        }
+        put(k->dtype, da, i, ga);
+        put(k->dtype, db, i, gb);
+    }
+}
+
+void fd_exact_row(const fd_losses *k, int64_t row)
+{
+    const side a = look(k, k->a + row * k->a_step);
+    if (k->op == FD_CROSS_ENTROPY) {
+        if (a.broken)
+            fill(k, row, NAN, NAN);
+        else if (a.top < 0)
+            fill(k, row, 0, 0);
+        else
+            single(k, row, &a);
+        return;
+    }
+    const side b = look(k, k->b + row * k->b_step);
+    if (a.broken || b.broken)
+        fill(k, row, NAN, NAN);
+    else
+        double_row(k, row, &a, &b);
+}
