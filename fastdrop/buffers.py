@@ -8,7 +8,6 @@ owner of a torch tensor, an ``ndarray`` to the owners of plain buffers.  Only to
 Below are the checks that arrays need before a kernel sees their memory, and new arrays for results.
 """
 
-import math
 import sys
 
 import numpy as np
@@ -303,11 +302,14 @@ def wide_dtype(dtype):
     return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
 
 
+def with_room(make, *args):
+    """Return ``make(*args)``, which allocates; where memory has run out, after what is kept of freed outputs went back."""
+    return make(*args) if _core is None else _core.with_room(make, *args)
+
+
 def new_array(shape, dtype):
     """Return an empty array, in recycled memory where it is large."""
-    if _core is None:
-        return np.empty(shape, dtype)
-    return _core.new_bytes(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    return np.empty(shape, dtype) if _core is None else _core.new_array(shape, dtype)
 
 
 def new_like(x):

@@ -30,7 +30,7 @@ from .dispatch import operation
 from .rng import as_rng
 from .rule import MASK64, scale_of
 
-try:  # in C they are quick to make and to read, and memoryview(mask) gives the packed bits, before Python 3.12 too
+try:  # in C they are quick to make and to read
     from . import _core
     from ._core import Fields, make
 except ImportError:
@@ -96,7 +96,7 @@ class Mask(Fields):
     -----
     ``mask.apply(x)``, ``x * mask``, ``mask * x`` and ``np.multiply(x, mask)`` are the same operation. It is a
     selection, not a multiplication: a dropped NaN or Inf becomes 0. ``np.asarray(mask)`` holds the multipliers, 0 or
-    `scale`; ``memoryview(mask)`` the packed bits, as `bits` does.
+    `scale`. A mask exports no buffer itself: ``memoryview(mask.bits())`` is one of its packed bits.
 
     References
     ----------
@@ -282,13 +282,13 @@ class Mask(Fields):
             True = kept.
         """
         check_allocatable(self._shape, 1)
-        out = np.empty(self._shape, np.bool_)
+        out = new_array(self._shape, np.dtype(np.bool_))
         if out.size:
             backends.current().keep(out, self)
         return out
 
     def bits(self):
-        """Return the decisions packed, one bit an element; also ``memoryview(mask)``.
+        """Return the decisions packed, one bit an element, in an array, which has the buffer protocol.
 
         Returns
         -------

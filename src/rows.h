@@ -72,6 +72,9 @@ typedef struct {
 
 void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum);
 
+/* total = the sum of `parts` such sums, which lie one behind the other: n floats, doubles for FD_F64. */
+void fd_row_sums_total(const fd_row_sums *k, void *total, const double *sums, int64_t parts);
+
 /* Scale vectors of w whose Euclidean norm is above limit to that norm.  w is [outer, n, inner] in C order, a vector runs
  * along n; a unit is one `outer` where inner is 1, else FD_COLUMNS vectors or fewer. */
 enum { FD_COLUMNS = 64 };
