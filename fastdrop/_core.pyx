@@ -410,7 +410,6 @@ def dropout(x, p, rng, out):
     cdef double drop
     cdef int64_t size
     cdef int number
-    cdef uint64_t seed, stream
     cdef Fields mask
     if type(x) is not np.ndarray or type(p) is not float:
         return None
@@ -427,12 +426,12 @@ def dropout(x, p, rng, out):
         return None
     if not ordinary(target, source, number):
         return None
-    seed, stream = as_rng(rng).take()  # last, so that a call that raises takes no mask; a generator of the user's own
-    check(ordinary(target, source, number))  # may change the arrays, though
-    size = cnp.PyArray_SIZE(source)
-    mask = make(Mask, seed, stream, (<object>source).shape, p)
+    seed, stream = as_rng(rng).take()  # last, so that a call that raises takes no mask; but a generator of the user's own
     walk.mask.seed = seed
     walk.mask.stream = stream
+    check(ordinary(target, source, number))  # may have changed the arrays
+    size = cnp.PyArray_SIZE(source)
+    mask = make(Mask, seed, stream, (<object>source).shape, p)
     walk.mask.offset = 0
     walk.mask.stored = NULL
     walk.dtype = FD_F32 if number == cnp.NPY_FLOAT else FD_F64 if number == cnp.NPY_DOUBLE else FD_F16

@@ -29,7 +29,7 @@ enum {
     MEMORY_BYTES = 128 << 20,                       /* from this size on in none */
     BYPASS_BYTES = 8 << 20,                         /* stores past the cache pay from here on, */
     BYPASS_RUN = 1024,                              /* for runs of so many bytes; so does doing two things at once */
-    PACK = 256,                                     /* elements that are made consecutive at a time */
+    PACK = 512,                                     /* elements that are made consecutive at a time */
 };
 
 static int64_t item_of(const fd_walk *k)
