@@ -303,7 +303,7 @@ def wide_dtype(dtype):
 
 
 def with_room(make, *args):
-    """Return ``make(*args)``, which allocates; where memory has run out, after what is kept of freed outputs went back."""
+    """Return ``make(*args)``, which allocates; where memory runs out, once more without what is kept of freed outputs."""
     return make(*args) if _core is None else _core.with_room(make, *args)
 
 
@@ -315,5 +315,5 @@ def new_array(shape, dtype):
 def new_like(x):
     """Return an empty array in x's memory layout and native byte order."""
     if not x.dtype.isnative:
-        return np.empty_like(x, x.dtype.newbyteorder("="))
+        return with_room(np.empty_like, x, x.dtype.newbyteorder("="))
     return np.empty_like(x) if _core is None else _core.new_like(x)
