@@ -108,7 +108,7 @@ def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db,
     cdef fd_losses k
     k.dtype = dtype_of(a)
     k.op = LOSSES[op]
-    check(rows_alike(a, a) and rows_alike(b, a) and rows_alike(da, a) and rows_alike(db, a) and rows_alike(target, a))
+    check(rows_alike(a, a) and cnp.PyArray_SIZE(a) and rows_alike(b, a) and rows_alike(da, a) and rows_alike(db, a) and rows_alike(target, a))
     k.rows = cnp.PyArray_DIM(a, 0)
     k.n = cnp.PyArray_DIM(a, 1)
     check(one_a_row(label, k.rows, 8) and one_a_row(skip, k.rows, 1) and one_a_row(loss, k.rows, 8)
@@ -138,7 +138,7 @@ def softmax_dropout(cnp.ndarray y, cnp.ndarray log_sum, cnp.ndarray dy, cnp.ndar
     source(&k.mask, mask)
     k.dtype = dtype_of(x)
     last = cnp.PyArray_NDIM(x) - 1
-    check(last >= 0 and cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY(y) and alike(y, x)
+    check(last >= 0 and cnp.PyArray_SIZE(x) and cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY(y) and alike(y, x)
           and (dy is None or (alike(dy, x) and cnp.PyArray_ISCARRAY_RO(dy)))
           and (bias is None or (cnp.PyArray_SAMESHAPE(bias, x) and cnp.PyArray_ISBEHAVED_RO(bias)))
           and (allow is None or cnp.PyArray_SAMESHAPE(allow, x))
@@ -182,11 +182,13 @@ def row_sums(cnp.ndarray total, cnp.ndarray y, cnp.ndarray x, mask):
     source(&k.mask, mask)
     k.p = mask._p
     k.dtype = dtype_of(x)
+    check(cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_SIZE(x))
     k.rows, k.n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
     job.parts = max(1, min(MOST_SUMS, k.rows // 32, (1 << 16) // k.n))
     sums = new_array((job.parts, k.n), np.dtype(np.float64))
-    check(cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_DIM(x, 0) == k.rows
-          and (y is None or (alike(y, x) and cnp.PyArray_ISCARRAY(y))) and one_a_row(total, k.n, 8 if k.dtype == FD_F64 else 4))
+    check(cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_SIZE(x) == k.rows * k.n
+          and (y is None or (alike(y, x) and cnp.PyArray_ISCARRAY(y)))
+          and one_a_row(total, k.n, 8 if k.dtype == FD_F64 else 4))
     k.x, k.y = data(x), data(y)
     k.bypass = y is not None and k.y != k.x and cnp.PyArray_NBYTES(x) >= BYPASS_ROWS
     job.sum = <double *>cnp.PyArray_DATA(sums)

@@ -339,6 +339,9 @@ void fd_plan(fd_walk *k)
         k->last += (uint64_t)(k->shape[a] - 1) * (uint64_t)k->m_step[a];
         size *= k->shape[a];
     }
+    k->units = 0;
+    if (size == 0)
+        return;
 
     for (int a = 1; a < ndim; a++)  /* y's memory order: insertion sort, stable, so C order stays as it is */
         for (int b = a; b > 0 && magnitude(k->y_step[b]) > magnitude(k->y_step[b - 1]); b--)
@@ -552,6 +555,8 @@ static FD_APART void run_units(const fd_walk *k, int64_t unit, int64_t end)
 
 void fd_run(const fd_walk *k, int64_t unit, int64_t end)
 {
+    if (unit >= end)
+        return;
     const fd_environment caller = fd_enter_environment();
     run_units(k, unit, end);
     fd_leave_environment(caller);

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from ..buffers import with_room
+from ..buffers import new_array, with_room
 from ..rule import scale_of, threshold
 from .reference_rows import max_norm, row_losses, softmax_dropout  # noqa: F401  (functions of every backend)
 
@@ -259,7 +259,7 @@ def apply_sum(total, dy, mask, dx=None, apply=apply):
     for start in range(0, rows, step):
         at = slice(start, start + step) if dy.ndim else ...  # dy[...] of a 0-d array is an array still, dy[()] a number
         part = mask if mask.ndim < dy.ndim or mask.shape[:1] == (1,) else mask[at]
-        summed = np.empty(dy[at].shape, dy.dtype) if dx is None else dx[at]
+        summed = new_array(dy[at].shape, dy.dtype) if dx is None else dx[at]
         apply(summed, dy[at], part)
         to = total if 0 in shared or not dy.ndim else total[at]
         to += summed.sum(axis=shared, dtype=total.dtype, keepdims=True)
