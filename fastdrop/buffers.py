@@ -303,7 +303,7 @@ def wide_dtype(dtype):
 
 
 def with_room(make, *args):
-    """Return ``make(*args)``, which allocates; where memory runs out, once more without what is kept of freed outputs."""
+    """Return ``make(*args)``, which allocates; if memory runs out, again without what is kept of freed outputs."""
     return make(*args) if _core is None else _core.with_room(make, *args)
 
 

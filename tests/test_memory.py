@@ -153,7 +153,7 @@ def room(mib):
         ("mask.apply", "mask.apply(x)"),
         (
             "a sum",
-            "x = x[: 5 * MIB]; fd.mask((3, *x.shape), 0.5).backward(np.broadcast_to(x, (3, *x.shape)), x_shape=x.shape)",
+            "x = x[: 5 * MIB]; fd.mask((3, 5 * MIB), 0.5).backward(np.broadcast_to(x, (3, 5 * MIB)), x_shape=x.shape)",
         ),
         ("keep", "fd.mask(60 * MIB, 0.5).keep()"),
         ("bits", "fd.mask(480 * MIB, 0.5).bits()"),
