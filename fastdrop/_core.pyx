@@ -231,6 +231,18 @@ cdef int source(fd_source *out, Fields mask) except -1:
     return 0
 
 
+cdef int check_stored(const fd_source *source, Fields mask, uint64_t last) except -1:
+    """Element number ``last``, and so all before it, must be among the bits that are stored, if any are."""
+    cdef cnp.ndarray stored = mask._stored
+    if stored is not None and not (
+        cnp.PyArray_ISCARRAY_RO(stored)
+        and cnp.PyArray_DATA(stored) == source.stored
+        and (source.offset + last) // 8 < <uint64_t>cnp.PyArray_NBYTES(stored)
+    ):
+        raise ValueError(f"a mask of shape {mask._shape} has {(<object>stored).nbytes} bytes of bits, which do not reach it")
+    return 0
+
+
 cdef int sweep(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
     cdef fd_walk walk
     cdef double p
@@ -276,7 +288,7 @@ cdef object fill(fd_walk *walk, double *p, fd_op op, fd_dtype dtype, cnp.ndarray
     """The upper part of ``walk``; ``p`` is where a scalar p is kept. What an array p is read from is returned."""
     cdef cnp.ndarray ps = None, x
     cdef int a, i, ndim
-    cdef uint64_t step = 1
+    cdef uint64_t step = 1, last = 0
     cdef bint whole
     cdef tuple strides = None
     source(&walk.mask, mask)  # in the first lines Python code may run, after them none
@@ -312,6 +324,9 @@ cdef object fill(fd_walk *walk, double *p, fd_op op, fd_dtype dtype, cnp.ndarray
         walk.p_step[a] = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
         walk.m_step[a] = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
         step *= <uint64_t>walk.shape[a]
+        last += <uint64_t>(walk.shape[a] - 1) * <uint64_t>walk.m_step[a]
+    if cnp.PyArray_SIZE(y):
+        check_stored(&walk.mask, mask, last)
     return ps
 
 
@@ -363,6 +378,8 @@ def keep_bits(cnp.ndarray out, Fields mask, int64_t n):
     """Packed bits of a mask whose elements follow one another and that has one p."""
     cdef bits_job job
     source(&job.mask, mask)
+    check(cnp.PyArray_ISCARRAY(out) and 0 < n <= 8 * cnp.PyArray_NBYTES(out))
+    check_stored(&job.mask, mask, <uint64_t>n - 1)
     job.out = <uint8_t *>cnp.PyArray_DATA(out)
     job.p = mask._p
     job.n = n

@@ -142,9 +142,10 @@ def set_buffer_limit(n):
         raise TypeError(f"n must be an integer of at least 0 (bytes), got {n!r}") from None
     if not 0 <= number <= sys.maxsize:
         raise ValueError(f"n must be an integer of at least 0 (bytes), got {number}")
-    _buffer_limit = number
-    if _core is not None:
-        _core.set_buffer_limit(number)
+    with _lock:
+        _buffer_limit = number
+        if _core is not None:
+            _core.set_buffer_limit(number)
 
 
 def release_buffers():

@@ -152,6 +152,7 @@ def softmax_dropout(cnp.ndarray y, cnp.ndarray log_sum, cnp.ndarray dy, cnp.ndar
         k.shape[axis] = cnp.PyArray_DIM(x, axis)
         k.bias_step[axis] = 0 if bias is None else cnp.PyArray_STRIDE(bias, axis)
         k.allow_step[axis] = 0 if allow is None else cnp.PyArray_STRIDE(allow, axis)
+    check_stored(&k.mask, mask, <uint64_t>cnp.PyArray_SIZE(x) - 1)
     k.x, k.y, k.dy, k.bias, k.allow = data(x), data(y), data(dy), data(bias), data(allow)
     k.log_sum = <double *>data(log_sum)
     k.p = <const double *>data(p)
@@ -189,6 +190,7 @@ def row_sums(cnp.ndarray total, cnp.ndarray y, cnp.ndarray x, mask):
     check(cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_SIZE(x) == k.rows * k.n
           and (y is None or (alike(y, x) and cnp.PyArray_ISCARRAY(y)))
           and one_a_row(total, k.n, 8 if k.dtype == FD_F64 else 4))
+    check_stored(&k.mask, mask, <uint64_t>cnp.PyArray_SIZE(x) - 1)
     k.x, k.y = data(x), data(y)
     k.bypass = y is not None and k.y != k.x and cnp.PyArray_NBYTES(x) >= BYPASS_ROWS
     job.sum = <double *>cnp.PyArray_DATA(sums)

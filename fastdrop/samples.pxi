@@ -38,6 +38,9 @@ cdef int samples_plan(fd_samples *k, cnp.ndarray y, cnp.ndarray x, cnp.ndarray p
     k.n = cnp.PyArray_DIM(y, 1)
     k.y_row = cnp.PyArray_STRIDE(y, 0)
     k.x_row = cnp.PyArray_STRIDE(x, lead)
+    if cnp.PyArray_SIZE(y):
+        check_stored(&k.mask, mask, <uint64_t>(k.samples - 1) * <uint64_t>k.m_sample
+                     + <uint64_t>(k.rows - 1) * <uint64_t>k.m_row + <uint64_t>(k.n - 1))
     k.x_sample = cnp.PyArray_STRIDE(x, 0) if lead else 0
     return 0
 
