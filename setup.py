@@ -1,4 +1,4 @@
-"""The extension module: its sources, warnings and OpenMP; nothing else (metadata is in pyproject.toml).
+"""The extension module: its sources and warnings; nothing else (metadata is in pyproject.toml).
 
 Where no C compiler works the extension is left out and the package still installs: `optional` makes setuptools go on,
 and `fastdrop` says at import which slower backend it runs on.  That would hide a broken build as well, so with
@@ -16,42 +16,24 @@ from pathlib import Path
 import numpy as np
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext  # Cython's, where a .pyx is concerned
-from setuptools.errors import CompileError, LinkError
 
 STRICT = os.environ.get("FASTDROP_STRICT") == "1"
 
 
 class BuildExt(build_ext):
-    """Adds OpenMP where the compiler has it; plain C gives the same results on one thread."""
+    """The flags, and sources side by side."""
 
     def build_extensions(self):
-        if self.compiler.compiler_type == "msvc":
-            flags, links = ["/O2", "/std:c11", "/openmp"], []
-        else:
-            openmp = ["-fopenmp"] if self._takes("-fopenmp") else []
-            if not openmp:
-                self.warn("the C compiler has no OpenMP: the kernels will run on one thread")
-            flags, links = ["-std=gnu11", "-O3", "-ffp-contract=off", *openmp], [*openmp, "-lm"]
-            if not self.debug:
-                flags += ["-g0"]
-                links += ["-s"] if sys.platform == "linux" else []
-            if STRICT:  # the C that Cython writes has unused parameters
-                flags += ["-Werror", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-            self._compile_side_by_side()
+        flags, links = ["-std=gnu11", "-O3", "-ffp-contract=off", "-pthread"], ["-pthread", "-lm"]
+        if not self.debug:
+            flags += ["-g0"]
+            links += ["-s"] if sys.platform == "linux" else []
+        if STRICT:  # the C that Cython writes has unused parameters
+            flags += ["-Werror", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+        self._compile_side_by_side()
         for extension in self.extensions:
             extension.extra_compile_args, extension.extra_link_args = flags, links
         super().build_extensions()
-
-    def _takes(self, flag):
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.c")
-            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-            try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[flag])
-                self.compiler.link_executable(objects, str(Path(folder, "probe")), extra_postargs=[flag])
-            except (CompileError, LinkError):
-                return False
-        return True
 
     def _compile_side_by_side(self):
         """Several sources at a time, where setuptools' own --parallel means several extensions."""
