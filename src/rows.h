@@ -1,7 +1,7 @@
 /* Kernels on rows: losses on logits with their gradients, softmax with dropout, norms.  A row is the last axis of an array.
  *
  * As in kernels.h a kernel is a pure function of its arguments.  A row never depends on another, so any cut of the rows
- * among threads gives the same bits.  Extra memory: the doubles that fd_losses points to, 16 bytes a row at most, and 16 KiB
+ * among threads gives the same bits.  Extra memory: the doubles that fd_losses points to, 16 bytes a row at most, and 40 KiB
  * of stack. */
 #ifndef FASTDROP_ROWS_H
 #define FASTDROP_ROWS_H

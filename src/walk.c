@@ -29,7 +29,7 @@ enum {
     MEMORY_BYTES = 128 << 20,                       /* from this size on in none */
     BYPASS_BYTES = 8 << 20,                         /* stores past the cache pay from here on, */
     BYPASS_RUN = 1024,                              /* for runs of so many bytes; so does doing two things at once */
-    PACK = 512,                                     /* elements that are made consecutive at a time */
+    PACK_BYTES = 2048,                              /* of each operand, made consecutive at a time */
 };
 
 static int64_t item_of(const fd_walk *k)
@@ -186,11 +186,12 @@ static void apply_packed(const fd_walk *k, const fd_run_of_op *whole)
 {
     const int last = k->ndim - 1;
     const int64_t item = item_of(k), y_step = k->y_step[last];
-    uint64_t packed[FD_INPUTS][PACK], result[PACK];  /* of the widest dtype */
+    const size_t pack = PACK_BYTES / (size_t)item;
+    uint64_t packed[FD_INPUTS][PACK_BYTES / 8], result[PACK_BYTES / 8];
     fd_run_of_op run = *whole;
-    for (size_t from = 0; from < whole->n; from += PACK) {
+    for (size_t from = 0; from < whole->n; from += pack) {
         char *y = (char *)whole->y + (int64_t)from * y_step;
-        run.n = whole->n - from < PACK ? whole->n - from : PACK;
+        run.n = whole->n - from < pack ? whole->n - from : pack;
         run.bits = whole->bits + from / 64;
         run.y = y_step == item ? y : (char *)result;
         for (int a = 0; a < FD_INPUTS; a++) {
