@@ -314,6 +314,34 @@ def test_python_threads_at_once(engine, threads):
             assert np.array_equal(y, mask.apply(x))
 
 
+def test_the_number_of_threads_changes_under_way(isas):
+    """A call goes on with the number it began with, whoever sets another meanwhile; 20 callers share 16 teams."""
+    x = np.linspace(1, 2, 1 << 19, dtype=np.float32)
+    mask, samples = fd.mask(x.shape, 0.3, rng=0), fd.mask((3, *x.shape), 0.3, rng=1)
+    before, stop = fd.get_num_threads(), []
+    expected = mask.apply(x), mask.bits(), fd.multi_sample_mean_backward(x, samples)
+
+    def change():
+        n = 0
+        while not stop:
+            n += 1
+            fd.set_num_threads(1 + n % 4)
+
+    def work(_):
+        got = mask.apply(x), mask.bits(), fd.multi_sample_mean_backward(x, samples)
+        return [np.array_equal(a, b) for a, b in zip(expected, got, strict=True)]
+
+    try:
+        with ThreadPoolExecutor(21) as pool:
+            pool.submit(change)
+            results = list(pool.map(work, range(60)))
+            stop.append(True)
+    finally:
+        stop.append(True)
+        fd.set_num_threads(before)
+    assert results == [[True] * 3] * 60
+
+
 def test_kernels_let_other_threads_run(isas):
     """The GIL is given up: another thread counts while a large mask is made."""
     counted, done = [0], []
