@@ -5,8 +5,7 @@ The files in src/ know no Python; the modules of this package know no pointers. 
 and its units are shared among threads.  No maths.
 
 Arrays are checked by the modules that call this one. What memory safety hangs on is checked here once more, when no Python
-code runs any more between the look at an array and its use: code of the caller's that ran meanwhile (a generator of his
-own, another thread) may have reshaped it.
+code runs any more between the look at an array and its use: code of the caller's that ran meanwhile may have reshaped it.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -14,7 +13,7 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 cimport numpy as cnp
 import numpy as np
 
-from .rng import as_rng
+from .rng import QUIET, as_rng
 
 cnp.import_array()
 
@@ -428,7 +427,7 @@ def dropout(x, p, rng, out):
     cdef int64_t size
     cdef int number
     cdef Fields mask
-    if type(x) is not np.ndarray or type(p) is not float:
+    if type(x) is not np.ndarray or type(p) is not float or type(rng) not in QUIET:
         return None
     source = x
     drop = p
@@ -443,10 +442,10 @@ def dropout(x, p, rng, out):
         return None
     if not ordinary(target, source, number):
         return None
-    seed, stream = as_rng(rng).take()  # last, so that a call that raises takes no mask; but a generator of the user's own
+    seed, stream = as_rng(rng).take()  # last, so that a call that raises takes no mask
     walk.mask.seed = seed
     walk.mask.stream = stream
-    check(ordinary(target, source, number))  # may have changed the arrays
+    check(ordinary(target, source, number))  # another thread may have changed the arrays meanwhile
     size = cnp.PyArray_SIZE(source)
     mask = make(Mask, seed, stream, (<object>source).shape, p)
     walk.mask.offset = 0

@@ -1,6 +1,6 @@
 """What runs and how: threads, instruction set, backend; chosen at import, seen in `show_config`.
 
-Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS`` (1024 at most; what OpenMP would ignore is ignored), then
+Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS`` (1024 at most; what OpenMP ignores is ignored), then
 the CPUs this process may use; ``FASTDROP_ISA`` forces ``scalar``, ``avx2``, ``avx512`` or ``neon``;
 ``FASTDROP_BUFFER_MB`` is the start value of `set_buffer_limit`.
 """

@@ -55,10 +55,9 @@ def test_a_generator_that_changes_the_arrays(isas, which, change):
         result, mask = fd.dropout(x, 0.5, rng=rng, out=out)
     except (ValueError, TypeError):
         return
-    assert mask.shape == x.shape == result.shape
-    kept = mask.keep()
-    assert (result[~kept] == 0).all()
-    assert (result.ravel()[:n][kept.ravel()[:n]] == 2).all()
+    assert (mask.shape, result.shape, result.dtype) == (x.shape, x.shape, x.dtype)
+    assert (result[~mask.keep()] == 0).all()
+    assert result is x or np.array_equal(result, mask.apply(x))
 
 
 OPERATIONS = {
@@ -108,7 +107,7 @@ def test_a_generator_that_raises_takes_no_mask():
     assert (x == 1).all()
 
 
-@pytest.mark.parametrize("taken", [(-1, 0), (2**64, 0), (0, None), (1,), 7])
+@pytest.mark.parametrize("taken", [(-1, 0), (2**64, 0), (0, None), (1, 2, 3), 7])
 def test_a_generator_whose_numbers_are_none(isas, taken):
     class Wrong(fd.Rng):
         def take(self):
