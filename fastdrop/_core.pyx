@@ -1,21 +1,23 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The border between Python and the C kernels: arrays in, work shared among threads, nothing decided.
 
-The files in src/ know no Python and no threads; the modules of this package know no pointers.  Here a checked array
-becomes an `fd_walk`, and its units are cut among OpenMP threads.  No maths.
+The files in src/ know no Python; the modules of this package know no pointers.  Here a checked array becomes an `fd_walk`,
+and its units are shared among threads.  No maths.
+
+Arrays are checked by the modules that call this one. What memory safety hangs on is checked here once more, when no Python
+code runs any more between the look at an array and its use: code of the caller's that ran meanwhile may have reshaped it.
 """
 
-from cpython.buffer cimport PyBuffer_FillInfo, PyObject_GetBuffer
-from cython.parallel cimport prange
+from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 cimport numpy as cnp
 import numpy as np
 
-from .rng import as_rng
+from .rng import QUIET, as_rng
 
 cnp.import_array()
 
-Mask = None  # the class that `make` makes here, set by fastdrop.maskss
+Mask = None  # the class that `make` makes here, set by fastdrop.masks
 
 cdef extern from "fastdrop.h" nogil:
     enum: FD_MAX_NDIM, FD_INPUTS
@@ -48,63 +50,30 @@ cdef extern from "fastdrop.h" nogil:
     const char *const *fd_isa_found()
     int fd_use_isa(const char *name)
 
+cdef extern from "threads.h" nogil:
+    ctypedef void (*fd_range)(const void *job, int64_t first, int64_t end) noexcept nogil
+    void fd_share(fd_range run, const void *job, int64_t units, int threads)
+    void fd_threads_after_fork()
+
 cdef extern from "blocks.h" nogil:
     enum: FD_BLOCK_UNIT
     void *fd_block_take(size_t bytes)
     void fd_block_give(void *block, size_t bytes)
     void fd_blocks_limit(size_t bytes)
     size_t fd_blocks_kept()
-    void fd_blocks_release()
+    size_t fd_blocks_release()
+    void fd_blocks_after_fork()
 
 cdef extern from "numpy/arrayobject.h":
     enum: NPY_HALF
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, cnp.PyArray_Descr *dtype, int subok)
 
-cdef extern from *:
-    """
-    /* numpy.asarray(mask) asks the buffer protocol before it asks __array__, and cannot be told apart from memoryview(mask)
-     * by anything in the request. The first wants the multipliers, the second the packed bits; so the exporter looks
-     * who is asking: whether NumPy's C module stands right above Python's memoryview on the C stack. */
-    #if defined(__GLIBC__)
-    #include <dlfcn.h>  /* Python.h has defined _GNU_SOURCE */
-    #include <execinfo.h>
-    #include <string.h>
-    static int fd_numpy_asks(void)
-    {
-        void *frame[16];
-        int n = backtrace(frame, 16), foreign = 0;
-        Dl_info own, info;
-        if (!dladdr((const void *)fd_numpy_asks, &own))
-            return 1;
-        for (int i = 1; i < n && foreign < 4; i++) {
-            if (!dladdr(frame[i], &info) || info.dli_fbase == own.dli_fbase)
-                continue;
-            if (strstr(info.dli_fname, "_multiarray_umath"))
-                return 1;
-            foreign++;
-        }
-        return 0;
-    }
-    #else
-    static int fd_numpy_asks(void) { return 1; }  /* __array__ must work everywhere; mask.bits() says the rest */
-    #endif
-    #if defined(_OPENMP)
-    static const int fd_openmp = 1;
-    #else
-    static const int fd_openmp = 0;
-    #endif
-    """
-    int fd_numpy_asks() nogil
-    const int fd_openmp
-
-OPENMP = bool(fd_openmp)
 MAX_NDIM = FD_MAX_NDIM
 
 cdef enum:
     SERIAL = 1 << 18  # elements under which waking threads costs more than it gains
 
-cdef int threads = 1          # set by fastdrop.threads
-cdef bint forked = False      # in a child of a process that had used OpenMP a parallel region would hang in libgomp
+cdef int threads = 1          # set by config.set_num_threads
 
 
 def set_threads(int n):
@@ -113,13 +82,8 @@ def set_threads(int n):
 
 
 def after_fork():
-    global forked
-    forked = fd_openmp
-
-
-def serial_only():
-    """True in a forked child, whose parent, or another library in it, may have started OpenMP threads."""
-    return forked
+    fd_threads_after_fork()
+    fd_blocks_after_fork()
 
 
 def isa():
@@ -147,12 +111,8 @@ cdef class Fields:
 
     cdef readonly object _seed, _stream, _shape, _p, _offset, _strides, _stored
 
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if fd_numpy_asks():
-            raise BufferError("NumPy takes a mask's multipliers through __array__; mask.bits() has its packed bits")
-        bits = self.bits()
-        bits.flags.writeable = False  # it is a copy: what is written to it would be lost
-        PyObject_GetBuffer(bits, buffer, flags)
+    def __getbuffer__(self, Py_buffer *buffer, int flags):  # np.asarray(mask) asks here first, and goes on to __array__
+        raise TypeError("a mask exports no buffer: mask.bits() is an array of its packed bits, mask.keep() of bools")
 
 
 def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
@@ -196,19 +156,36 @@ cdef Block block_of(size_t bytes):
     return block
 
 
+def with_room(make, *args):
+    """make(*args), which allocates. Where memory has run out, what is kept for later goes back, and it is called again."""
+    try:
+        return make(*args)
+    except MemoryError:
+        if not fd_blocks_release():
+            raise
+    return make(*args)
+
+
 cdef cnp.ndarray empty_like(cnp.ndarray x):
     """An uninitialised array in x's layout and dtype; from a block where it is large and x's elements are close-packed."""
     cdef Block block = None
     if cnp.PyArray_IS_C_CONTIGUOUS(x) or cnp.PyArray_IS_F_CONTIGUOUS(x):
         block = block_of(<size_t>cnp.PyArray_NBYTES(x))
     if block is None:
-        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+        try:
+            return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+        except MemoryError:
+            return with_room(np.empty_like, x, None, "K", False)
     return np.ndarray((<object>x).shape, (<object>x).dtype, block, 0, (<object>x).strides)
 
 
-def new_bytes(size_t n):
-    block = block_of(n)
-    return np.empty(n, np.uint8) if block is None else np.ndarray((n,), np.uint8, block)
+def new_array(tuple shape, dtype):
+    """An uninitialised array in C order; from a block where it is large. Its bytes must fit an int64."""
+    cdef size_t bytes = dtype.itemsize
+    for n in shape:
+        bytes *= <size_t>n
+    block = block_of(bytes)
+    return with_room(np.empty, shape, dtype) if block is None else np.ndarray(shape, dtype, block)
 
 
 def new_like(cnp.ndarray x):
@@ -229,20 +206,14 @@ def release_buffers():
 
 # -- dropout ------------------------------------------------------------------------------------------------------------
 
-cdef int run(fd_walk *walk, int64_t size) except -1 nogil:
-    """Cut the units of a planned walk among threads. The cut changes no bit of the result."""
-    cdef int64_t part, parts, units
+cdef void walk_range(const void *walk, int64_t first, int64_t end) noexcept nogil:
+    fd_run(<const fd_walk *>walk, first, end)
+
+
+cdef void run(fd_walk *walk, int64_t size) noexcept nogil:
+    """Share the units of a walk among threads. How they are cut changes no bit of the result."""
     fd_plan(walk)
-    units = walk.units
-    parts = threads
-    if parts == 1 or forked or size < SERIAL or units < 2:
-        fd_run(walk, 0, units)
-        return 0
-    if parts > units:
-        parts = units
-    for part in prange(parts, num_threads=<int>parts, schedule="static"):
-        fd_run(walk, units * part // parts, units * (part + 1) // parts)
-    return 0
+    fd_share(walk_range, walk, walk.units, threads if size >= SERIAL else 1)
 
 
 cdef int source(fd_source *out, Fields mask) except -1:
@@ -259,13 +230,36 @@ cdef int source(fd_source *out, Fields mask) except -1:
     return 0
 
 
+cdef int check_stored(const fd_source *source, Fields mask, uint64_t last) except -1:
+    """Element number ``last``, and so all before it, must be among the bits that are stored, if any are."""
+    cdef cnp.ndarray stored = mask._stored
+    if stored is not None and not (
+        cnp.PyArray_ISCARRAY_RO(stored)
+        and cnp.PyArray_DATA(stored) == source.stored
+        and (source.offset + last) // 8 < <uint64_t>cnp.PyArray_NBYTES(stored)
+    ):
+        raise ValueError(f"a mask of shape {mask._shape} has {(<object>stored).nbytes} bytes of bits, which do not reach it")
+    return 0
+
+
 cdef int sweep(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
     cdef fd_walk walk
     cdef double p
-    fill(&walk, &p, op, dtype, y, inputs, mask)
+    ps = fill(&walk, &p, op, dtype, y, inputs, mask)  # lives until the walk is done
     with nogil:
         run(&walk, cnp.PyArray_SIZE(y))
     return 0
+
+
+cdef int check(bint unchanged) except -1:
+    if not unchanged:
+        raise ValueError("an array changed its shape, dtype or layout during the call")
+    return 0
+
+
+cdef inline bint alike(cnp.ndarray x, cnp.ndarray y) noexcept:
+    """Can x be read, element by element, where y is written?"""
+    return cnp.PyArray_SAMESHAPE(x, y) and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) and cnp.PyArray_ISBEHAVED_RO(x)
 
 
 def way(cnp.ndarray y, cnp.ndarray x, mask):
@@ -273,7 +267,7 @@ def way(cnp.ndarray y, cnp.ndarray x, mask):
     cdef fd_walk walk
     cdef double p
     cdef int last, a
-    fill(&walk, &p, FD_APPLY, dtype_of(y), y, (x,), mask)
+    ps = fill(&walk, &p, FD_APPLY, dtype_of(y), y, (x,), mask)
     fd_plan(&walk)
     last = walk.ndim - 1
     return {
@@ -289,13 +283,27 @@ def way(cnp.ndarray y, cnp.ndarray x, mask):
     }
 
 
-cdef int fill(fd_walk *walk, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
-    """The upper part of ``walk``; ``p`` is where a scalar p is kept. An array p is a view of the mask's, which lives on."""
-    cdef cnp.ndarray ps, x
-    cdef int a, i, ndim = cnp.PyArray_NDIM(y)
-    cdef uint64_t step = 1
+cdef object fill(fd_walk *walk, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask):
+    """The upper part of ``walk``; ``p`` is where a scalar p is kept. What an array p is read from is returned."""
+    cdef cnp.ndarray ps = None, x
+    cdef int a, i, ndim
+    cdef uint64_t step = 1, last = 0
     cdef bint whole
-    source(&walk.mask, mask)
+    cdef tuple strides = None
+    source(&walk.mask, mask)  # in the first lines Python code may run, after them none
+    shape = (<object>y).shape
+    whole = mask._strides is None and shape == mask._shape
+    if not whole:
+        strides = tuple([int(s) for s in mask.strides_for(shape)])
+    if type(mask._p) is float:
+        p[0] = mask._p
+        walk.p = p
+    else:
+        ps = np.broadcast_to(np.asarray(mask.wide_p(), np.float64), shape)
+    if not whole or ps is not None:
+        check((<object>y).shape == shape and (whole or len(strides) == len(shape)))
+    check(cnp.PyArray_ISBEHAVED(y))
+    ndim = cnp.PyArray_NDIM(y)
     walk.op = op
     walk.dtype = dtype
     walk.ndim = ndim
@@ -303,27 +311,22 @@ cdef int fill(fd_walk *walk, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y,
     for i in range(FD_INPUTS):
         walk.in_[i] = NULL
     for i, x in enumerate(inputs):
+        check(alike(x, y))
         walk.in_[i] = cnp.PyArray_DATA(x)
         for a in range(ndim):
             walk.in_step[i][a] = cnp.PyArray_STRIDE(x, a)
-    shape = (<object>y).shape
-    if type(mask._p) is float:
-        p[0] = mask._p
-        walk.p = p
-        ps = None
-    else:
-        ps = np.broadcast_to(mask.wide_p(), shape)
+    if ps is not None:
         walk.p = <const double *>cnp.PyArray_DATA(ps)
-    whole = mask._strides is None and shape == mask._shape
-    if not whole:
-        strides = mask.strides_for(shape)
     for a in range(ndim - 1, -1, -1):
         walk.shape[a] = cnp.PyArray_DIM(y, a)
         walk.y_step[a] = cnp.PyArray_STRIDE(y, a)
         walk.p_step[a] = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
         walk.m_step[a] = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
         step *= <uint64_t>walk.shape[a]
-    return 0
+        last += <uint64_t>(walk.shape[a] - 1) * <uint64_t>walk.m_step[a]
+    if cnp.PyArray_SIZE(y):
+        check_stored(&walk.mask, mask, last)
+    return ps
 
 
 cdef fd_dtype dtype_of(cnp.ndarray x) except *:
@@ -372,32 +375,45 @@ def gelu_dropout_backward(cnp.ndarray dx, cnp.ndarray dy, cnp.ndarray x, Fields 
 
 def keep_bits(cnp.ndarray out, Fields mask, int64_t n):
     """Packed bits of a mask whose elements follow one another and that has one p."""
-    cdef fd_source s
-    cdef uint8_t *bytes = <uint8_t *>cnp.PyArray_DATA(out)
-    cdef double p = mask._p
-    cdef int64_t part, parts, chunk
-    source(&s, mask)
-    parts = 1 if forked or n < SERIAL else threads
-    chunk = ((n + parts - 1) // parts + 255) // 256 * 256
-    parts = (n + chunk - 1) // chunk
-    if parts == 1:
-        with nogil:
-            fd_keep_bits(bytes, s, p, n)
-        return
-    for part in prange(parts, num_threads=<int>parts, schedule="static", nogil=True):
-        some_bits(bytes + part * chunk // 8, s, p, part * chunk, min(chunk, n - part * chunk))
+    cdef bits_job job
+    source(&job.mask, mask)
+    check(cnp.PyArray_ISCARRAY(out) and 0 < n <= 8 * cnp.PyArray_NBYTES(out))
+    check_stored(&job.mask, mask, <uint64_t>n - 1)
+    job.out = <uint8_t *>cnp.PyArray_DATA(out)
+    job.p = mask._p
+    job.n = n
+    with nogil:
+        fd_share(bits_range, &job, (n + BITS_UNIT - 1) // BITS_UNIT, threads if n >= SERIAL else 1)
 
 
-cdef void some_bits(uint8_t *out, fd_source s, double p, int64_t at, int64_t n) noexcept nogil:
-    s.offset += <uint64_t>at
-    fd_keep_bits(out, s, p, n)
+cdef enum:
+    BITS_UNIT = 4096  # elements
+
+ctypedef struct bits_job:
+    fd_source mask
+    uint8_t *out
+    double p
+    int64_t n
+
+
+cdef void bits_range(const void *job_, int64_t first, int64_t end) noexcept nogil:
+    cdef const bits_job *job = <const bits_job *>job_
+    cdef fd_source mask = job.mask
+    mask.offset += <uint64_t>(first * BITS_UNIT)
+    fd_keep_bits(job.out + first * BITS_UNIT // 8, mask, job.p, min(end * BITS_UNIT, job.n) - first * BITS_UNIT)
 
 
 # -- the short way -------------------------------------------------------------------------------------------------------
 
-cdef inline bint plain(cnp.ndarray x):
-    """C-contiguous, aligned, of native byte order."""
-    return cnp.PyArray_ISCARRAY_RO(x)
+cdef bint ordinary(cnp.ndarray y, cnp.ndarray x, int number):
+    """Is writing y from x, of that dtype, one sweep over consecutive numbers?"""
+    return (
+        cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) == number
+        and cnp.PyArray_ISCARRAY_RO(x)
+        and cnp.PyArray_ISCARRAY(y)
+        and cnp.PyArray_SAMESHAPE(y, x)
+        and (y is x or apart(y, x))
+    )
 
 
 def dropout(x, p, rng, out):
@@ -411,35 +427,27 @@ def dropout(x, p, rng, out):
     cdef int64_t size
     cdef int number
     cdef Fields mask
-    if type(x) is not np.ndarray or type(p) is not float:
+    if type(x) is not np.ndarray or type(p) is not float or type(rng) not in QUIET:
         return None
     source = x
     drop = p
     number = cnp.PyArray_TYPE(source)
-    size = cnp.PyArray_SIZE(source)
-    if not (0.0 < drop <= 1.0 and size and plain(source)) or number not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE, NPY_HALF):
+    if not (0.0 < drop <= 1.0 and cnp.PyArray_SIZE(source)) or number not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE, NPY_HALF):
         return None
     if out is None:
         target = empty_like(source)
-    elif out is x:
-        target = source
-        if not cnp.PyArray_ISWRITEABLE(target):
-            return None
-    else:
-        if type(out) is not np.ndarray:
-            return None
+    elif type(out) is np.ndarray:
         target = out
-        if not (
-            cnp.PyArray_TYPE(target) == number
-            and cnp.PyArray_SAMESHAPE(target, source)
-            and cnp.PyArray_ISCARRAY(target)
-            and apart(target, source)
-        ):
-            return None
-    seed, stream = as_rng(rng).take()
-    mask = make(Mask, seed, stream, x.shape, p)
+    else:
+        return None
+    if not ordinary(target, source, number):
+        return None
+    seed, stream = as_rng(rng).take()  # last, so that a call that raises takes no mask
     walk.mask.seed = seed
     walk.mask.stream = stream
+    check(ordinary(target, source, number))  # another thread may have changed the arrays meanwhile
+    size = cnp.PyArray_SIZE(source)
+    mask = make(Mask, seed, stream, (<object>source).shape, p)
     walk.mask.offset = 0
     walk.mask.stored = NULL
     walk.dtype = FD_F32 if number == cnp.NPY_FLOAT else FD_F64 if number == cnp.NPY_DOUBLE else FD_F16
@@ -453,9 +461,8 @@ def dropout(x, p, rng, out):
     walk.y_step[0] = walk.in_step[0][0] = cnp.PyArray_ITEMSIZE(source)
     walk.m_step[0] = 1
     walk.p_step[0] = 0
-    if size < SERIAL:
-        fd_plan(&walk)
-        fd_run(&walk, 0, walk.units)
+    if size < SERIAL:  # to give up the GIL and take it again costs a small array more than it is worth
+        run(&walk, size)
     else:
         with nogil:
             run(&walk, size)

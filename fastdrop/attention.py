@@ -9,7 +9,7 @@ import numpy as np
 
 from . import backends
 from .arguments import check_axis
-from .buffers import as_array, axis_last
+from .buffers import as_array, axis_last, new_like, with_room
 from .dispatch import operation
 from .functional import check_mask, mask_for
 from .masks import Mask, plain, target
@@ -167,10 +167,10 @@ def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
     if type(p) is not float:
         p = axis_last(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis)
         p = np.broadcast_to(p[..., 0], axis_last(scores, axis).shape[:-1])
-    x = np.ascontiguousarray(plain(axis_last(scores, axis)))
-    gradient = None if dy is None else np.ascontiguousarray(plain(axis_last(dy, axis)))
+    x = with_room(np.ascontiguousarray, plain(axis_last(scores, axis)))
+    gradient = None if dy is None else with_room(np.ascontiguousarray, plain(axis_last(dy, axis)))
     last = axis == scores.ndim - 1
-    y = out if last and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative else np.empty_like(x)
+    y = out if last and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative else new_like(x)
     if not last or mask._strides is not None:
         mask = Mask.from_keep(axis_last(mask.keep(), axis), mask.p if type(mask.p) is float else 0.0)
     p = np.ascontiguousarray(p, np.float64).ravel()

@@ -8,7 +8,6 @@ owner of a torch tensor, an ``ndarray`` to the owners of plain buffers.  Only to
 Below are the checks that arrays need before a kernel sees their memory, and new arrays for results.
 """
 
-import math
 import sys
 
 import numpy as np
@@ -303,15 +302,18 @@ def wide_dtype(dtype):
     return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
 
 
+def with_room(make, *args):
+    """Return ``make(*args)``, which allocates; if memory runs out, again without what is kept of freed outputs."""
+    return make(*args) if _core is None else _core.with_room(make, *args)
+
+
 def new_array(shape, dtype):
     """Return an empty array, in recycled memory where it is large."""
-    if _core is None:
-        return np.empty(shape, dtype)
-    return _core.new_bytes(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    return np.empty(shape, dtype) if _core is None else _core.new_array(shape, dtype)
 
 
 def new_like(x):
     """Return an empty array in x's memory layout and native byte order."""
     if not x.dtype.isnative:
-        return np.empty_like(x, x.dtype.newbyteorder("="))
+        return with_room(np.empty_like, x, x.dtype.newbyteorder("="))
     return np.empty_like(x) if _core is None else _core.new_like(x)

@@ -1,37 +1,27 @@
 """What runs and how: threads, instruction set, backend; chosen at import, seen in `show_config`.
 
-Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the CPUs this process may use; ``FASTDROP_ISA``
-forces ``scalar``, ``avx2``, ``avx512`` or ``neon``; ``FASTDROP_BUFFER_MB`` is the start value of `set_buffer_limit`.
+Environment: ``FASTDROP_NUM_THREADS``, then ``OMP_NUM_THREADS`` (1024 at most; what OpenMP ignores is ignored), then
+the CPUs this process may use; ``FASTDROP_ISA`` forces ``scalar``, ``avx2``, ``avx512`` or ``neon``;
+``FASTDROP_BUFFER_MB`` is the start value of `set_buffer_limit`.
 """
 
 import operator
 import os
 import platform
 import sys
-import threading
 import warnings
 from contextlib import contextmanager
 
 from . import backends
 from ._version import __version__
+from .locks import after_fork, new_lock
 from .rule import STREAM_VERSION
 
-# GNU's OpenMP reads this when it is loaded, which happens on the next line but one. Its threads wait by spinning, by
-# default so many times that it takes 20 ms: where another process (or a BLAS library's spinning thread) has the other's
-# CPU that is longer than the kernels run. Not to spin at all is no better, since to wake a sleeping thread may take 50
-# microseconds. 2000 turns are about as long as that. The variable is put back, so child processes do not inherit it; a
-# setting of the user's own stands.
-_spin = "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ
-if _spin:
-    os.environ["GOMP_SPINCOUNT"] = "2000"
 try:
     import fastdrop._core as _core  # not "from . import": its error blames a circular import where there is no _core
 except ImportError as error:
     _core = None
     _why_not = str(error)
-finally:
-    if _spin:
-        del os.environ["GOMP_SPINCOUNT"]
 
 MOST_THREADS = 1024
 
@@ -42,19 +32,26 @@ def _cpus():
     return os.cpu_count() or 1
 
 
+def _from_environment(name, least, most, default):
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+        raise ValueError(f"{name} must be an integer of at least {least} and at most {most}, got {text!r}")
+    return int(text)
+
+
 def _threads_at_start():
-    for name in ("FASTDROP_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").split(",")[0].strip()
-        if text:
-            if not text.isdecimal() or int(text) < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {text!r}")
-            return int(text)
-    return _cpus()
+    """``FASTDROP_NUM_THREADS``, which must be right; else ``OMP_NUM_THREADS``, of which a number that OpenMP would not
+    take is ignored, as OpenMP does."""
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    others = int(text) if text.isdecimal() and len(text) <= 20 else 0
+    return _from_environment("FASTDROP_NUM_THREADS", 1, MOST_THREADS, min(others, MOST_THREADS) or _cpus())
 
 
 _threads = 1
 _buffer_limit = 512 << 20
-_lock = threading.Lock()
+_lock = new_lock()
 
 
 def set_num_threads(n):
@@ -63,7 +60,8 @@ def set_num_threads(n):
     Parameters
     ----------
     n : int
-        At least 1, at most 1024: OpenMP ends the process where the system refuses it a thread.
+        At least 1, at most 1024. Threads are started when a large array first needs them; where the system refuses one,
+        fewer work.
 
     Raises
     ------
@@ -145,9 +143,10 @@ def set_buffer_limit(n):
         raise TypeError(f"n must be an integer of at least 0 (bytes), got {n!r}") from None
     if not 0 <= number <= sys.maxsize:
         raise ValueError(f"n must be an integer of at least 0 (bytes), got {number}")
-    _buffer_limit = number
-    if _core is not None:
-        _core.set_buffer_limit(number)
+    with _lock:
+        _buffer_limit = number
+        if _core is not None:
+            _core.set_buffer_limit(number)
 
 
 def release_buffers():
@@ -179,9 +178,7 @@ def config():
         "isa found": _core.isa_found() if _core else [],
         "isa forced": os.environ.get("FASTDROP_ISA"),
         "threads": get_num_threads(),
-        "openmp": bool(_core and _core.OPENMP),
         "buffers kept": f"{_core.kept_bytes() >> 20 if _core else 0} of at most {_buffer_limit >> 20} MiB",
-        "after fork": "one thread" if _core and _core.serial_only() else None,
     }
 
 
@@ -204,10 +201,6 @@ def start():
     else:
         backends.choose()
         _core.use_isa(forced or _core.isa_found()[0])
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_core.after_fork)
+        after_fork(_core.after_fork)
     set_num_threads(_threads_at_start())
-    text = os.environ.get("FASTDROP_BUFFER_MB", str(_buffer_limit >> 20))
-    if not text.isdecimal():
-        raise ValueError(f"FASTDROP_BUFFER_MB must be an integer of at least 0, got {text!r}")
-    set_buffer_limit(int(text) << 20)
+    set_buffer_limit(_from_environment("FASTDROP_BUFFER_MB", 0, sys.maxsize >> 20, _buffer_limit >> 20) << 20)

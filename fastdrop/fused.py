@@ -9,7 +9,7 @@ import numpy as np
 
 from . import backends
 from .arguments import check_shape
-from .buffers import as_array, wide_dtype
+from .buffers import as_array, new_array, wide_dtype, with_room
 from .dispatch import operation
 from .functional import check_mask, mask_for
 from .masks import plain, target
@@ -107,9 +107,9 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     _fits("bias_shape", bias_shape, "dy", dy.shape)
     _fits("mask", mask.shape, "dy", dy.shape)
     dx = target(dy, out)
-    dbias = np.zeros((1,) * (dy.ndim - len(bias_shape)) + bias_shape, wide_dtype(dy.dtype))
+    dbias = with_room(np.zeros, (1,) * (dy.ndim - len(bias_shape)) + bias_shape, wide_dtype(dy.dtype))
     if dy.size:
-        whole = dx if dx.flags.aligned and dx.dtype.isnative else np.empty(dx.shape, dx.dtype.newbyteorder("="))
+        whole = dx if dx.flags.aligned and dx.dtype.isnative else new_array(dx.shape, dx.dtype.newbyteorder("="))
         backends.current().apply_sum(dbias, plain(dy), mask, whole)
         if whole is not dx:
             dx[...] = whole
@@ -272,7 +272,7 @@ def _forward(kernel, inputs, p, rng, mask, training, mask_shape, out):
     y = target(x, out)
     mask = take()
     if y.size:
-        whole = y if y.flags.aligned and y.dtype.isnative else np.empty(y.shape, y.dtype.newbyteorder("="))
+        whole = y if y.flags.aligned and y.dtype.isnative else new_array(y.shape, y.dtype.newbyteorder("="))
         arrays = (a if a is None or a.shape == x.shape else np.broadcast_to(a, x.shape) for a in inputs.values())
         getattr(backends.current(), kernel)(whole, *(a if a is None else plain(a) for a in arrays), mask)
         if whole is not y:

@@ -425,7 +425,7 @@ class _Call:
         for x, out in zip(self.logits, outs):
             target = _as_rows(out)
             if target is None:
-                target = np.empty((self.rows, self.n), out.dtype.newbyteorder("="))
+                target = new_array((self.rows, self.n), out.dtype.newbyteorder("="))
             source = _as_rows(x)
             if source is None:
                 target.reshape(x.shape)[...] = x

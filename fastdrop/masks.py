@@ -25,12 +25,13 @@ from .buffers import (
     new_like,
     view,
     wide_dtype,
+    with_room,
 )
 from .dispatch import operation
 from .rng import as_rng
 from .rule import MASK64, scale_of
 
-try:  # in C they are quick to make and to read, and memoryview(mask) gives the packed bits, before Python 3.12 too
+try:  # in C they are quick to make and to read
     from . import _core
     from ._core import Fields, make
 except ImportError:
@@ -40,6 +41,11 @@ except ImportError:
         """The fields of a mask; stands for the compiled class where there is none."""
 
         __slots__ = ("_offset", "_p", "_seed", "_shape", "_stored", "_stream", "_strides")
+
+        def __buffer__(self, flags):  # Python 3.12 and later ask here
+            raise TypeError(
+                "a mask exports no buffer: mask.bits() is an array of its packed bits, mask.keep() of bools"
+            )
 
     def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
         """Return a new mask of class ``cls``."""
@@ -96,7 +102,7 @@ class Mask(Fields):
     -----
     ``mask.apply(x)``, ``x * mask``, ``mask * x`` and ``np.multiply(x, mask)`` are the same operation. It is a
     selection, not a multiplication: a dropped NaN or Inf becomes 0. ``np.asarray(mask)`` holds the multipliers, 0 or
-    `scale`; ``memoryview(mask)`` the packed bits, as `bits` does.
+    `scale`. A mask exports no buffer itself: ``memoryview(mask.bits())`` is one of its packed bits.
 
     References
     ----------
@@ -282,13 +288,13 @@ class Mask(Fields):
             True = kept.
         """
         check_allocatable(self._shape, 1)
-        out = np.empty(self._shape, np.bool_)
+        out = new_array(self._shape, np.dtype(np.bool_))
         if out.size:
             backends.current().keep(out, self)
         return out
 
     def bits(self):
-        """Return the decisions packed, one bit an element; also ``memoryview(mask)``.
+        """Return the decisions packed, one bit an element, in an array, which has the buffer protocol.
 
         Returns
         -------
@@ -428,8 +434,8 @@ class Mask(Fields):
                 run(dx, dy, self)
             return dx
         dy = plain(dy)
-        dx = np.empty(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
-        total = np.zeros((1,) * (dy.ndim - dx.ndim) + dx.shape, wide_dtype(dy.dtype))
+        dx = new_array(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
+        total = with_room(np.zeros, (1,) * (dy.ndim - dx.ndim) + dx.shape, wide_dtype(dy.dtype))
         if dy.size:
             backends.current().apply_sum(total, dy, self)
         dx[...] = total.reshape(dx.shape)
@@ -607,7 +613,9 @@ def plain(x):
     """Return ``x``, or a copy of it where it is unaligned or byte-swapped."""
     if x.flags.aligned and x.dtype.isnative:
         return x
-    return x.astype(x.dtype.newbyteorder("="), order="K")
+    copy = new_like(x)
+    copy[...] = x
+    return copy
 
 
 def run(y, x, mask):
@@ -616,7 +624,7 @@ def run(y, x, mask):
     if y.flags.aligned and y.dtype.isnative:
         backends.current().apply(y, x, mask)
     else:
-        whole = np.empty(y.shape, y.dtype.newbyteorder("="))
+        whole = new_array(y.shape, y.dtype.newbyteorder("="))
         backends.current().apply(whole, x, mask)
         y[...] = whole
 

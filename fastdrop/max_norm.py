@@ -7,7 +7,7 @@ import numpy as np
 
 from . import backends
 from .arguments import check_number
-from .buffers import as_array
+from .buffers import as_array, with_room
 from .dispatch import operation
 
 __all__ = ["max_norm_"]
@@ -68,7 +68,7 @@ def max_norm_(W, limit, axis=0):
         backends.current().max_norm(_three(w, first, last), limit)
         return W
     front = np.moveaxis(w, axes, range(len(axes)))
-    copy = np.ascontiguousarray(front, w.dtype.newbyteorder("="))
+    copy = with_room(np.ascontiguousarray, front, w.dtype.newbyteorder("="))
     copy = copy.copy() if copy is front or np.may_share_memory(copy, w) else copy
     backends.current().max_norm(_three(copy, 0, len(axes) - 1), limit)
     front[...] = copy

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import backends
 from .arguments import check_allocatable, check_p, check_samples, check_shape
-from .buffers import as_array, check_out, new_array, new_like
+from .buffers import as_array, check_out, new_array, new_like, with_room
 from .dispatch import operation
 from .functional import check_mask, mask_for
 from .masks import Mask, plain, run, spread, target
@@ -110,8 +110,8 @@ def multi_sample_dropout_backward(dy, mask, *, out=None):
     as_array(dy, "dy")
     if dy.shape != mask.shape:
         raise ValueError(f"dy must have the mask's shape, {mask.shape}, got {dy.shape}")
-    dy = np.ascontiguousarray(plain(dy)) if dy.ndim > 1 else plain(dy)
-    dx = np.empty(dy.shape[1:], dy.dtype) if out is None else check_out(out, "out", dy.shape[1:], dy.dtype)
+    dy = with_room(np.ascontiguousarray, plain(dy)) if dy.ndim > 1 else plain(dy)
+    dx = new_array(dy.shape[1:], dy.dtype) if out is None else check_out(out, "out", dy.shape[1:], dy.dtype)
     if dx.size:
         _whole(dx, lambda whole: backends.current().sample_sum(whole, dy, mask))
     return dx
@@ -320,7 +320,7 @@ def multi_sample_linear_backward(dlogits, x, W, mask):
         dx = multi_sample_mean_backward(dlogits @ W.T, mask)
         return dx, _rows(_mean(x, mask), 2).T @ _rows(dlogits, 2), db
     dx, dW = new_array(x.shape, x.dtype), new_array(W.shape, W.dtype)
-    _backward(_rows(dx, 2), dW, _rows(np.ascontiguousarray(dlogits), 3), _rows(x, 2), W, mask)
+    _backward(_rows(dx, 2), dW, _rows(with_room(np.ascontiguousarray, dlogits), 3), _rows(x, 2), W, mask)
     return dx, dW, db
 
 
@@ -424,7 +424,7 @@ def _mean(x, mask, out=None):
         return out
     y = new_like(x) if out is None else out
     if x.size:
-        x = np.ascontiguousarray(plain(x)).reshape(x.shape)
+        x = with_room(np.ascontiguousarray, plain(x)).reshape(x.shape)
         _whole(y, lambda whole: backends.current().sample_mean(whole, x, mask))
     return y
 
@@ -433,7 +433,7 @@ def _whole(y, kernel):
     """Run ``kernel`` on y, or on an array that is copied to y where the kernels cannot write there."""
     if y.flags.carray and y.dtype.isnative:
         return kernel(y)
-    whole = np.empty(y.shape, y.dtype.newbyteorder("="))
+    whole = new_array(y.shape, y.dtype.newbyteorder("="))
     kernel(whole)
     y[...] = whole
 
@@ -448,4 +448,4 @@ def _operands(x, W):
         raise ValueError(f"W must have the shape (F, C), got {W.shape}")
     if not x.ndim or x.shape[-1] != W.shape[0]:
         raise ValueError(f"x must have {W.shape[0]} features, W's first axis, on its last axis, got shape {x.shape}")
-    return np.ascontiguousarray(plain(x)), plain(W)
+    return with_room(np.ascontiguousarray, plain(x)), plain(W)

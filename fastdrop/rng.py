@@ -6,14 +6,13 @@ spawning, OS entropy) is NumPy's ``SeedSequence``.
 """
 
 import operator
-import os
-import threading
 
 import numpy as np
 
+from .locks import after_fork, new_lock
 from .rule import MASK64
 
-_lock = threading.Lock()  # of all generators: held for an addition, and a forked child can renew it for all of them
+_lock = new_lock()  # of all generators: held for an addition
 
 
 def _uint64(name, value):
@@ -171,19 +170,15 @@ def _from_entropy():
 _default = _from_entropy()
 
 
-def _after_fork():
-    """A child must not wait for a lock that another thread of its parent held, nor repeat its parent's masks."""
-    global _lock, _default
-    _lock = threading.Lock()
+@after_fork
+def _renew_default():
+    """A child must not repeat its parent's masks."""
+    global _default
     _default = _from_entropy()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def as_rng(rng):
-    """Return the `Rng` that a user's ``rng=`` argument stands for (DESIGN: None, int, Rng, or NumPy's own)."""
+    """Return the `Rng` that a user's ``rng=`` argument stands for (None, int, Rng, or NumPy's own)."""
     if type(rng) is Rng:
         return rng
     if rng is None:

@@ -50,6 +50,7 @@ cdef extern from "rows.h" nogil:
         double p
         int bypass
     void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
+    void fd_row_sums_total(const fd_row_sums *k, void *total, const double *sums, int64_t parts)
     ctypedef struct fd_max_norm:
         fd_dtype dtype
         char *w
@@ -66,26 +67,52 @@ cdef enum:
 LOSSES = {"kl": FD_KL, "symmetric_kl": FD_SYMMETRIC_KL, "js": FD_JS, "r_drop": FD_R_DROP, "cross_entropy": FD_CROSS_ENTROPY}
 
 
-cdef int row_parts(int64_t rows, int64_t size) noexcept:
-    """How many threads are to work on so many rows."""
-    if threads == 1 or forked or size < SERIAL_ROWS or rows < 2:
-        return 1
-    return <int>min(<int64_t>threads, rows)
+cdef void share_rows(fd_range run, const void *job, int64_t rows, int64_t size) noexcept:
+    with nogil:
+        fd_share(run, job, rows, threads if size >= SERIAL_ROWS else 1)
 
 
 cdef char *data(cnp.ndarray a) noexcept:
     return NULL if a is None else <char *>cnp.PyArray_DATA(a)
 
 
+cdef bint rows_alike(cnp.ndarray x, cnp.ndarray y) noexcept:
+    """Is x None, or of y's two axes and dtype, the last one consecutive?"""
+    return x is None or (alike(x, y) and cnp.PyArray_NDIM(x) == 2
+                         and (cnp.PyArray_DIM(x, 1) == 1 or cnp.PyArray_STRIDE(x, 1) == cnp.PyArray_ITEMSIZE(x)))
+
+
+cdef bint one_a_row(cnp.ndarray v, int64_t rows, int64_t item) noexcept:
+    """Is v None, or one consecutive number a row?"""
+    return v is None or (cnp.PyArray_ISCARRAY_RO(v) and cnp.PyArray_SIZE(v) == rows and cnp.PyArray_ITEMSIZE(v) == item)
+
+
+cdef void losses_range(const void *k, int64_t first, int64_t end) noexcept nogil:
+    fd_losses_run(<const fd_losses *>k, first, end)
+
+
+cdef void softmax_range(const void *k, int64_t first, int64_t end) noexcept nogil:
+    if (<const fd_softmax *>k).dy is NULL:
+        fd_softmax_forward(<const fd_softmax *>k, first, end)
+    else:
+        fd_softmax_backward(<const fd_softmax *>k, first, end)
+
+
+cdef void max_norm_range(const void *k, int64_t first, int64_t end) noexcept nogil:
+    fd_max_norm_run(<const fd_max_norm *>k, first, end)
+
+
 def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db, cnp.ndarray label, cnp.ndarray target,
                cnp.ndarray skip, cnp.ndarray loss, cnp.ndarray kl, double temperature, double weight, double alpha,
                double smoothing):
     cdef fd_losses k
-    cdef int part, parts
     k.dtype = dtype_of(a)
     k.op = LOSSES[op]
+    check(rows_alike(a, a) and cnp.PyArray_SIZE(a) and rows_alike(b, a) and rows_alike(da, a) and rows_alike(db, a) and rows_alike(target, a))
     k.rows = cnp.PyArray_DIM(a, 0)
     k.n = cnp.PyArray_DIM(a, 1)
+    check(one_a_row(label, k.rows, 8) and one_a_row(skip, k.rows, 1) and one_a_row(loss, k.rows, 8)
+          and one_a_row(kl, k.rows, 8))
     k.a, k.b, k.da, k.db = data(a), data(b), data(da), data(db)
     k.a_step = cnp.PyArray_STRIDE(a, 0)
     k.b_step = 0 if b is None else cnp.PyArray_STRIDE(b, 0)
@@ -100,22 +127,24 @@ def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db,
     k.loss = <double *>data(loss)
     k.kl = <double *>data(kl)
     k.bypass = k.a != k.da and k.b != k.db and 2 * k.rows * k.n * cnp.PyArray_ITEMSIZE(a) >= BYPASS_ROWS
-    parts = row_parts(k.rows, k.rows * k.n)
-    if parts == 1:
-        with nogil:
-            fd_losses_run(&k, 0, k.rows)
-        return
-    for part in prange(parts, num_threads=parts, schedule="static", nogil=True):
-        fd_losses_run(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
+    share_rows(losses_range, &k, k.rows, k.rows * k.n)
 
 
 def softmax_dropout(cnp.ndarray y, cnp.ndarray log_sum, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray bias, cnp.ndarray allow,
                     mask, cnp.ndarray p):
     """Forward where dy is None, else backward with y for dx. bias and allow have x's dimensions, by broadcasting."""
     cdef fd_softmax k
-    cdef int axis, part, parts, last = cnp.PyArray_NDIM(x) - 1
+    cdef int axis, last
     source(&k.mask, mask)
     k.dtype = dtype_of(x)
+    last = cnp.PyArray_NDIM(x) - 1
+    check(last >= 0 and cnp.PyArray_SIZE(x) and cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY(y) and alike(y, x)
+          and (dy is None or (alike(dy, x) and cnp.PyArray_ISCARRAY_RO(dy)))
+          and (bias is None or (cnp.PyArray_SAMESHAPE(bias, x) and cnp.PyArray_ISBEHAVED_RO(bias)))
+          and (allow is None or cnp.PyArray_SAMESHAPE(allow, x))
+          and cnp.PyArray_SIZE(log_sum) * cnp.PyArray_DIM(x, last) == cnp.PyArray_SIZE(x)
+          and one_a_row(log_sum, cnp.PyArray_SIZE(log_sum), 8)
+          and (one_a_row(p, 1, 8) or one_a_row(p, cnp.PyArray_SIZE(log_sum), 8)))
     k.ndim = last
     k.n = cnp.PyArray_DIM(x, last)
     k.rows = cnp.PyArray_SIZE(log_sum)
@@ -123,66 +152,57 @@ def softmax_dropout(cnp.ndarray y, cnp.ndarray log_sum, cnp.ndarray dy, cnp.ndar
         k.shape[axis] = cnp.PyArray_DIM(x, axis)
         k.bias_step[axis] = 0 if bias is None else cnp.PyArray_STRIDE(bias, axis)
         k.allow_step[axis] = 0 if allow is None else cnp.PyArray_STRIDE(allow, axis)
+    check_stored(&k.mask, mask, <uint64_t>cnp.PyArray_SIZE(x) - 1)
     k.x, k.y, k.dy, k.bias, k.allow = data(x), data(y), data(dy), data(bias), data(allow)
     k.log_sum = <double *>data(log_sum)
     k.p = <const double *>data(p)
     k.p_step = 0 if cnp.PyArray_SIZE(p) == 1 else 1
     k.bypass = k.y != k.x and k.y != k.dy and cnp.PyArray_NBYTES(y) >= BYPASS_ROWS
-    parts = row_parts(k.rows, k.rows * k.n)
-    if parts == 1:
-        with nogil:
-            if k.dy is NULL:
-                fd_softmax_forward(&k, 0, k.rows)
-            else:
-                fd_softmax_backward(&k, 0, k.rows)
-        return
-    for part in prange(parts, num_threads=parts, schedule="static", nogil=True):
-        if k.dy is NULL:
-            fd_softmax_forward(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
-        else:
-            fd_softmax_backward(&k, k.rows * part // parts, k.rows * (part + 1) // parts)
+    share_rows(softmax_range, &k, k.rows, k.rows * k.n)
+
+
+ctypedef struct sums_job:
+    fd_row_sums rows
+    int64_t parts
+    double *sum
+
+
+cdef void sums_range(const void *job_, int64_t first, int64_t end) noexcept nogil:
+    cdef const sums_job *job = <const sums_job *>job_
+    cdef const fd_row_sums *k = &job.rows
+    cdef int64_t part
+    for part in range(first, end):
+        fd_row_sums_run(k, k.rows * part // job.parts, k.rows * (part + 1) // job.parts, job.sum + part * k.n)
 
 
 def row_sums(cnp.ndarray total, cnp.ndarray y, cnp.ndarray x, mask):
     """y = dropout(x) unless None, total = the sum of its rows: of the same parts, whatever the number of threads."""
-    cdef fd_row_sums k
-    cdef int64_t part, parts
-    cdef int workers
+    cdef sums_job job
+    cdef fd_row_sums *k = &job.rows
     cdef cnp.ndarray sums
-    cdef double *sum
     source(&k.mask, mask)
-    k.dtype = dtype_of(x)
-    k.rows, k.n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
-    k.x, k.y = data(x), data(y)
     k.p = mask._p
+    k.dtype = dtype_of(x)
+    check(cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_SIZE(x))
+    k.rows, k.n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+    job.parts = max(1, min(MOST_SUMS, k.rows // 32, (1 << 16) // k.n))
+    sums = new_array((job.parts, k.n), np.dtype(np.float64))
+    check(cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_SIZE(x) == k.rows * k.n
+          and (y is None or (alike(y, x) and cnp.PyArray_ISCARRAY(y)))
+          and one_a_row(total, k.n, 8 if k.dtype == FD_F64 else 4))
+    check_stored(&k.mask, mask, <uint64_t>cnp.PyArray_SIZE(x) - 1)
+    k.x, k.y = data(x), data(y)
     k.bypass = y is not None and k.y != k.x and cnp.PyArray_NBYTES(x) >= BYPASS_ROWS
-    parts = max(1, min(MOST_SUMS, k.rows // 32, (1 << 16) // k.n))
-    sums = np.empty((parts, k.n))
-    sum = <double *>cnp.PyArray_DATA(sums)
-    workers = row_parts(parts, k.rows * k.n)
-    if workers == 1:
-        with nogil:
-            for part in range(parts):
-                fd_row_sums_run(&k, k.rows * part // parts, k.rows * (part + 1) // parts, sum + part * k.n)
-    else:
-        for part in prange(parts, num_threads=workers, schedule="static", nogil=True):
-            fd_row_sums_run(&k, k.rows * part // parts, k.rows * (part + 1) // parts, sum + part * k.n)
-    total[...] = sums.sum(axis=0)
+    job.sum = <double *>cnp.PyArray_DATA(sums)
+    share_rows(sums_range, &job, job.parts, k.rows * k.n)
+    fd_row_sums_total(k, cnp.PyArray_DATA(total), job.sum, job.parts)
 
 
 def max_norm(cnp.ndarray w, double limit):
     cdef fd_max_norm k
-    cdef int part, parts
-    cdef int64_t units
+    check(cnp.PyArray_NDIM(w) == 3 and cnp.PyArray_ISCARRAY(w))
     k.dtype = dtype_of(w)
     k.w = data(w)
     k.outer, k.n, k.inner = cnp.PyArray_DIM(w, 0), cnp.PyArray_DIM(w, 1), cnp.PyArray_DIM(w, 2)
     k.limit = limit
-    units = fd_max_norm_units(&k)
-    parts = row_parts(units, cnp.PyArray_SIZE(w))
-    if parts == 1:
-        with nogil:
-            fd_max_norm_run(&k, 0, units)
-        return
-    for part in prange(parts, num_threads=parts, schedule="static", nogil=True):
-        fd_max_norm_run(&k, units * part // parts, units * (part + 1) // parts)
+    share_rows(max_norm_range, &k, fd_max_norm_units(&k), cnp.PyArray_SIZE(w))

@@ -3,22 +3,26 @@
  * Page faults cost a fresh array more than dropout does: 64 MiB of new pages take about as long as copying 64 MiB twice.
  * So the memory of an output that nobody holds any more is kept, up to a limit, and handed to the next one of its size;
  * what has waited longest makes room.
- * The list is short, and its lock is only ever tried: who finds it taken (another thread, or a thread that a fork left
- * behind) goes to the system instead, so nothing can wait here. */
+ * Where the system has no memory left, what is kept goes back to it and it is asked again.
+ * The list is short, its lock held for a few instructions and only ever tried: who finds it taken goes to the system
+ * instead, so nothing can wait here. */
 #include "blocks.h"
 
 #if defined(__linux__)
 #include <stdatomic.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 
 enum { KEPT = 32 };
 
-static struct {
-    void *block;
+typedef struct {
+    void *start;
     size_t bytes;
-} kept[KEPT];
+} block;
+
+static block kept[KEPT];  /* from the longest unused to the latest */
 static size_t kept_count, kept_bytes, limit;
 static atomic_flag taken = ATOMIC_FLAG_INIT;
 
@@ -50,14 +54,20 @@ static void *from_system(size_t bytes)
     return start + before;
 }
 
-/* Takes one off the list, which goes from the longest unused to the latest. */
-static void *leave(size_t i)
+/* Takes one off the list. */
+static block leave(size_t i)
 {
-    void *block = kept[i].block;
-    kept_bytes -= kept[i].bytes;
+    const block left = kept[i];
+    kept_bytes -= left.bytes;
     kept_count--;
     memmove(kept + i, kept + i + 1, (kept_count - i) * sizeof *kept);
-    return block;
+    return left;
+}
+
+static void to_system(const block *blocks, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        munmap(blocks[i].start, blocks[i].bytes);
 }
 
 void *fd_block_take(size_t bytes)
@@ -68,41 +78,49 @@ void *fd_block_take(size_t bytes)
     if (try_lock()) {
         for (size_t i = 0; i < kept_count; i++)
             if (kept[i].bytes == bytes) {
-                void *block = leave(i);
+                void *start = leave(i).start;
                 unlock();
-                return block;
+                return start;
             }
         unlock();
     }
-    return from_system(bytes);
+    void *start = from_system(bytes);
+    return start || !fd_blocks_release() ? start : from_system(bytes);
 }
 
-void fd_block_give(void *block, size_t bytes)
+void fd_block_give(void *start, size_t bytes)
 {
     bytes = whole(bytes);
     if (bytes > limit || !try_lock()) {
-        munmap(block, bytes);
+        munmap(start, bytes);
         return;
     }
-    while (kept_count == KEPT || kept_bytes + bytes > limit) {
-        size_t old = kept[0].bytes;
-        munmap(leave(0), old);
-    }
-    kept[kept_count].block = block;
-    kept[kept_count++].bytes = bytes;
+    block old[KEPT];
+    size_t count = 0;
+    while (kept_count == KEPT || kept_bytes + bytes > limit)
+        old[count++] = leave(0);
+    kept[kept_count++] = (block){start, bytes};
     kept_bytes += bytes;
     unlock();
+    to_system(old, count);
 }
 
-void fd_blocks_release(void)
+size_t fd_blocks_release(void)
 {
-    if (!try_lock())
-        return;
-    while (kept_count) {
-        size_t bytes = kept[kept_count - 1].bytes;
-        munmap(leave(kept_count - 1), bytes);
+    block old[KEPT];
+    size_t count, bytes;
+    for (int tries = 0; !try_lock(); tries++) {
+        if (tries == 1000)
+            return 0;
+        sched_yield();
     }
+    memcpy(old, kept, sizeof old);
+    count = kept_count;
+    bytes = kept_bytes;
+    kept_count = kept_bytes = 0;
     unlock();
+    to_system(old, count);
+    return bytes;
 }
 
 void fd_blocks_limit(size_t bytes)
@@ -117,12 +135,20 @@ size_t fd_blocks_kept(void)
     return kept_bytes;
 }
 
+void fd_blocks_after_fork(void)
+{
+    if (!try_lock())  /* a thread that is not here was changing the list */
+        kept_count = kept_bytes = 0;
+    unlock();
+}
+
 #else
 
 void *fd_block_take(size_t bytes) { return (void)bytes, (void *)0; }
-void fd_block_give(void *block, size_t bytes) { (void)block, (void)bytes; }
+void fd_block_give(void *start, size_t bytes) { (void)start, (void)bytes; }
 void fd_blocks_limit(size_t bytes) { (void)bytes; }
 size_t fd_blocks_kept(void) { return 0; }
-void fd_blocks_release(void) {}
+size_t fd_blocks_release(void) { return 0; }
+void fd_blocks_after_fork(void) {}
 
 #endif

@@ -7,9 +7,10 @@
 enum { FD_BLOCK_UNIT = 2 << 20 };  /* blocks are whole huge pages */
 
 void *fd_block_take(size_t bytes);             /* NULL: none to be had, or not on this system */
-void fd_block_give(void *block, size_t bytes); /* the same number of bytes */
+void fd_block_give(void *start, size_t bytes); /* the same number of bytes */
 void fd_blocks_limit(size_t bytes);            /* how much freed memory may be kept; 0 keeps, and takes, none */
 size_t fd_blocks_kept(void);
-void fd_blocks_release(void);
+size_t fd_blocks_release(void);               /* gives all that is kept to the system; bytes */
+void fd_blocks_after_fork(void);              /* to be called in a forked child */
 
 #endif

@@ -1,4 +1,4 @@
-/* Which instruction set runs: found once, chosen once, seen through fd_isa(). */
+/* Which instruction set runs: the best at first use, or the one that fd_use_isa chose; seen through fd_isa(). */
 #include "dispatch.h"
 
 #include <string.h>
@@ -12,11 +12,10 @@ static int has_f16c(void)  /* __builtin_cpu_supports knows it in GCC 11 and late
 }
 #endif
 
-const fd_kernels *fd_kernels_in_use = &fd_kernels_scalar;  /* until fd_use_isa has been called */
+enum { MOST = 3 };
 
-static const fd_kernels *const *kernels_found(void)
+static size_t find(const fd_kernels *found[MOST])  /* best first, scalar last */
 {
-    static const fd_kernels *found[4];
     size_t n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -28,36 +27,47 @@ static const fd_kernels *const *kernels_found(void)
 #elif defined(__aarch64__)
     found[n++] = &fd_kernels_neon;
 #endif
-    found[n] = &fd_kernels_scalar;
-    return found;  /* best first, scalar last */
+    found[n++] = &fd_kernels_scalar;
+    return n;
+}
+
+/* Atomic, and threads that are first at the same time choose the same. */
+static const fd_kernels *chosen;
+
+const fd_kernels *fd_kernels_in_use(void)
+{
+    const fd_kernels *kernels = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
+    if (!kernels) {
+        const fd_kernels *found[MOST], *none = NULL;
+        find(found);
+        kernels = found[0];
+        if (!__atomic_compare_exchange_n(&chosen, &none, kernels, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            kernels = none;  /* what another thread has chosen meanwhile */
+    }
+    return kernels;
 }
 
 const char *fd_isa(void)
 {
-    return fd_kernels_in_use->isa;
+    return fd_kernels_in_use()->isa;
 }
 
 const char *const *fd_isa_found(void)
 {
-    static const char *names[5];
-    const fd_kernels *const *found = kernels_found();
-    size_t n = 0;
-    do
-        names[n] = found[n]->isa;
-    while (found[n++] != &fd_kernels_scalar);
-    names[n] = NULL;
+    static const char *names[MOST + 1];  /* every call writes the same */
+    const fd_kernels *found[MOST];
+    for (size_t n = find(found); n--;)
+        __atomic_store_n(&names[n], found[n]->isa, __ATOMIC_RELAXED);
     return names;
 }
 
 int fd_use_isa(const char *name)
 {
-    const fd_kernels *const *found = kernels_found();
-    for (size_t i = 0;; i++) {
-        if (!strcmp(found[i]->isa, name)) {
-            fd_kernels_in_use = found[i];
+    const fd_kernels *found[MOST];
+    for (size_t n = find(found); n--;)
+        if (!strcmp(found[n]->isa, name)) {
+            __atomic_store_n(&chosen, found[n], __ATOMIC_RELAXED);
             return 0;
         }
-        if (found[i] == &fd_kernels_scalar)
-            return -1;
-    }
+    return -1;
 }

@@ -4,6 +4,6 @@
 
 #include "kernels.h"
 
-extern const fd_kernels *fd_kernels_in_use;
+const fd_kernels *fd_kernels_in_use(void);
 
 #endif

@@ -1,7 +1,9 @@
 /* fastdrop's C interface: dropout masks as values, on plain memory.
  *
  * No Python, no allocation and no threads in here: a caller cuts an `fd_walk` into ranges of units and runs them on as
- * many threads as he likes, with the same result for any cut. */
+ * many threads as he likes, with the same result for any cut.  Nor does anything depend on the floating-point environment:
+ * masks are made of integers, and y is computed to nearest, subnormal numbers included, whatever the caller has set, which he
+ * finds again.  Stack: 48 KiB at most. */
 #ifndef FASTDROP_H
 #define FASTDROP_H
 
@@ -66,7 +68,8 @@ void fd_run(const fd_walk *walk, int64_t first_unit, int64_t last_unit);
 /* Packed bits of `n` elements from `mask.offset`: bit b of out[k] is element 8 * k + b; bits past n are 0. */
 void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n);
 
-/* The instruction set in use, those that this machine has (NULL-terminated), and the choice among them (0 on success). */
+/* The instruction set in use, which is the best from the first call on; those that this machine has (NULL-terminated, best
+ * first); and another choice among them (0 on success). */
 const char *fd_isa(void);
 const char *const *fd_isa_found(void);
 int fd_use_isa(const char *name);

@@ -11,7 +11,8 @@
 
 enum { FD_TILE = 4096 };  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
 
-struct fd_row_kernels;  /* rows.h */
+struct fd_row_kernels;     /* rows.h */
+struct fd_sample_kernels;  /* samples.h */
 
 /* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more than
  * n / 64.  `bypass`: store past the cache; the caller fences.  It is done in pieces: whoever calls it with from = 0, to = a,
@@ -70,7 +71,8 @@ typedef struct fd_kernels {
     /* y[i] = bit i of bits */
     void (*keep)(uint8_t *y, const uint64_t *bits, size_t n);
 
-    const struct fd_row_kernels *rows;  /* losses, softmax, norms */
+    const struct fd_row_kernels *rows;        /* losses, softmax, norms */
+    const struct fd_sample_kernels *samples;  /* several masks at once */
 } fd_kernels;
 
 /* After stores past the cache, before another thread may read them. */
@@ -82,6 +84,5 @@ static inline void fd_fence(void)
 }
 
 extern const fd_kernels fd_kernels_scalar, fd_kernels_avx2, fd_kernels_avx512, fd_kernels_neon;
-
 
 #endif

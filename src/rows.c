@@ -5,11 +5,14 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "environment.h"
 #include "stream.h"
 
 void fd_losses_run(const fd_losses *k, int64_t first, int64_t end)
 {
-    fd_kernels_in_use->rows->losses[k->dtype](k, first, end);
+    const fd_environment caller = fd_enter_environment();
+    fd_kernels_in_use()->rows->losses[k->dtype](k, first, end);
+    fd_leave_environment(caller);
     if (k->bypass)
         fd_fence();
 }
@@ -121,12 +124,12 @@ static part part_at(const soft_row *r, int64_t i)
 
 static double exp_of(soft_row *r, const part *t, double shift)
 {
-    return fd_kernels_in_use->rows->soft_exp[r->k->dtype](r->weight, t->x, t->bias, t->allow, t->n, shift);
+    return fd_kernels_in_use()->rows->soft_exp[r->k->dtype](r->weight, t->x, t->bias, t->allow, t->n, shift);
 }
 
-void fd_softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
+static FD_APART void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
 {
-    const fd_row_kernels *kernels = fd_kernels_in_use->rows;
+    const fd_row_kernels *kernels = fd_kernels_in_use()->rows;
     const int several = k->n > FD_TILE;
     soft_row r;
     open_rows(&r, k);
@@ -152,13 +155,20 @@ void fd_softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
                                           k->bypass);
         }
     }
+}
+
+void fd_softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
+{
+    const fd_environment caller = fd_enter_environment();
+    softmax_forward(k, row, end);
+    fd_leave_environment(caller);
     if (k->bypass)
         fd_fence();
 }
 
-void fd_softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
+static FD_APART void softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
 {
-    const fd_row_kernels *kernels = fd_kernels_in_use->rows;
+    const fd_row_kernels *kernels = fd_kernels_in_use()->rows;
     const int several = k->n > FD_TILE;
     soft_row r;
     open_rows(&r, k);
@@ -178,13 +188,20 @@ void fd_softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
                                          k->bypass);
         }
     }
+}
+
+void fd_softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
+{
+    const fd_environment caller = fd_enter_environment();
+    softmax_backward(k, row, end);
+    fd_leave_environment(caller);
     if (k->bypass)
         fd_fence();
 }
 
 /* -- dropout and the sum of its rows ------------------------------------------------------------------------------------- */
 
-void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
+static FD_APART void row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
 {
     enum { FEW = 32 };  /* rows whose sum floats hold well */
     const int64_t item = ITEM[k->dtype];
@@ -199,15 +216,42 @@ void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *s
             memset(part, 0, sizeof part);
             for (int64_t r = row; r < row + FEW && r < end; r++) {
                 const int64_t at = r * k->n + j;
-                fd_kernels_in_use->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
+                fd_kernels_in_use()->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
                                                              bits_of(&t, at, n, k->p), n, fd_scale(k->p), k->bypass);
             }
             for (size_t i = 0; i < n; i++)
                 sum[j + (int64_t)i] += k->dtype == FD_F64 ? part[i] : (double)((const float *)part)[i];
         }
     }
+}
+
+void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
+{
+    const fd_environment caller = fd_enter_environment();
+    row_sums_run(k, first, end, sum);
+    fd_leave_environment(caller);
     if (k->bypass)
         fd_fence();
+}
+
+static FD_APART void row_sums_total(const fd_row_sums *k, void *total, const double *sums, int64_t parts)
+{
+    for (int64_t j = 0; j < k->n; j++) {
+        double sum = 0;
+        for (int64_t part = 0; part < parts; part++)
+            sum += sums[part * k->n + j];
+        if (k->dtype == FD_F64)
+            ((double *)total)[j] = sum;
+        else
+            ((float *)total)[j] = (float)sum;
+    }
+}
+
+void fd_row_sums_total(const fd_row_sums *k, void *total, const double *sums, int64_t parts)
+{
+    const fd_environment caller = fd_enter_environment();
+    row_sums_total(k, total, sums, parts);
+    fd_leave_environment(caller);
 }
 
 /* -- max-norm ------------------------------------------------------------------------------------------------------------ */
@@ -222,16 +266,23 @@ int64_t fd_max_norm_units(const fd_max_norm *k)
     return k->outer * strips_of(k);
 }
 
-void fd_max_norm_run(const fd_max_norm *k, int64_t unit, int64_t end)
+static FD_APART void max_norm_run(const fd_max_norm *k, int64_t unit, int64_t end)
 {
     const int64_t item = ITEM[k->dtype], strips = strips_of(k);
     for (; unit < end; unit++) {
         const int64_t strip = unit % strips, from = strip * FD_COLUMNS, left = k->inner - from;
         char *w = k->w + (unit / strips * k->n * k->inner + from) * item;
         if (k->inner == 1)
-            fd_kernels_in_use->rows->norm_row[k->dtype](w, (size_t)k->n, k->limit);
+            fd_kernels_in_use()->rows->norm_row[k->dtype](w, (size_t)k->n, k->limit);
         else
-            fd_kernels_in_use->rows->norm_columns[k->dtype](w, (size_t)k->n, (size_t)k->inner,
+            fd_kernels_in_use()->rows->norm_columns[k->dtype](w, (size_t)k->n, (size_t)k->inner,
                                                             (size_t)(left < FD_COLUMNS ? left : FD_COLUMNS), k->limit);
     }
+}
+
+void fd_max_norm_run(const fd_max_norm *k, int64_t unit, int64_t end)
+{
+    const fd_environment caller = fd_enter_environment();
+    max_norm_run(k, unit, end);
+    fd_leave_environment(caller);
 }

@@ -1,7 +1,7 @@
 /* Kernels on rows: losses on logits with their gradients, softmax with dropout, norms.  A row is the last axis of an array.
  *
  * As in kernels.h a kernel is a pure function of its arguments.  A row never depends on another, so any cut of the rows
- * among threads gives the same bits.  Extra memory: the doubles that fd_losses points to, 16 bytes a row at most, and 16 KiB
+ * among threads gives the same bits.  Extra memory: the doubles that fd_losses points to, 16 bytes a row at most, and 40 KiB
  * of stack. */
 #ifndef FASTDROP_ROWS_H
 #define FASTDROP_ROWS_H
@@ -72,6 +72,9 @@ typedef struct {
 } fd_row_sums;
 
 void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum);
+
+/* total = the sum of `parts` such sums, which lie one behind the other: n floats, doubles for FD_F64. */
+void fd_row_sums_total(const fd_row_sums *k, void *total, const double *sums, int64_t parts);
 
 /* Scale vectors of w whose Euclidean norm is above limit to that norm.  w is [outer, n, inner] in C order, a vector runs
  * along n; a unit is one `outer` where inner is 1, else FD_COLUMNS vectors or fewer. */

@@ -4,29 +4,13 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "environment.h"
 #include "stream.h"
 
 enum {
     PLANE = FD_TILE / 64,  /* words of a tile's bits */
     BYPASS_BYTES = 8 << 20,
 };
-
-extern const fd_sample_kernels fd_sample_kernels_scalar, fd_sample_kernels_avx2, fd_sample_kernels_avx512,
-    fd_sample_kernels_neon;
-
-static const fd_sample_kernels *kernels_in_use(void)
-{
-#if defined(__x86_64__)
-    if (fd_kernels_in_use == &fd_kernels_avx512)
-        return &fd_sample_kernels_avx512;
-    if (fd_kernels_in_use == &fd_kernels_avx2)
-        return &fd_sample_kernels_avx2;
-#elif defined(__aarch64__)
-    if (fd_kernels_in_use == &fd_kernels_neon)
-        return &fd_sample_kernels_neon;
-#endif
-    return &fd_sample_kernels_scalar;
-}
 
 static int64_t item(const fd_samples *k)
 {
@@ -70,7 +54,7 @@ static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uin
     mask.offset += at + (uint64_t)sample * (uint64_t)k->m_sample;
     const int even = mask.offset % FD_BLOCK == 0 && mask.offset >> 36 == (mask.offset + FD_TILE - 1) >> 36;
     if (n == FD_TILE && even && !mask.stored && threshold && !(threshold >> 32)) {  /* no block beyond the tile is made */
-        fd_kernels_in_use->keep_blocks(bits, FD_TILE / FD_BLOCK, mask.offset / FD_BLOCK, mask.seed, mask.stream, threshold, soon,
+        fd_kernels_in_use()->keep_blocks(bits, FD_TILE / FD_BLOCK, mask.offset / FD_BLOCK, mask.seed, mask.stream, threshold, soon,
                                        pending);
         return;  /* the common case, straight to its place */
     }
@@ -99,9 +83,9 @@ static piece piece_of(const fd_samples *k, int64_t unit)
 
 /* The floats of a tile are done while the bits of the next one are made (see keep_blocks in kernels.h), and fetched while its
  * own are: a share of either for each sample, since memory keeps up with no more. */
-void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+static FD_APART void samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
 {
-    const fd_sample_kernels *kernels = kernels_in_use();
+    const fd_sample_kernels *kernels = fd_kernels_in_use()->samples;
     const int bypass = k->y != k->x && k->rows * k->n * item(k) >= BYPASS_BYTES, counted = k->p_step == 0;
     const size_t planes = planes_of(k, 1), share = (size_t)(FD_TILE * item(k) / k->samples) & ~(size_t)63;  /* of a tile, a sample's */
     uint64_t *bits = scratch, *other = bits + planes * PLANE, *fresh = other + planes * PLANE, *made;
@@ -139,9 +123,16 @@ void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scrat
         fd_fence();
 }
 
-void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
 {
-    const fd_sample_kernels *kernels = kernels_in_use();
+    const fd_environment caller = fd_enter_environment();
+    samples_mean(k, unit, end, scratch);
+    fd_leave_environment(caller);
+}
+
+static FD_APART void samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+{
+    const fd_sample_kernels *kernels = fd_kernels_in_use()->samples;
     uint64_t *bits = scratch;
     void *weights = bits + k->samples * PLANE;
     fd_pending none = {0};
@@ -155,4 +146,11 @@ void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratc
         kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, k->x_sample, bits, (size_t)k->samples,
                                weights, (size_t)t.n);
     }
+}
+
+void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+{
+    const fd_environment caller = fd_enter_environment();
+    samples_sum(k, unit, end, scratch);
+    fd_leave_environment(caller);
 }

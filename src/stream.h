@@ -27,7 +27,6 @@
 #ifndef FASTDROP_STREAM_H
 #define FASTDROP_STREAM_H
 
-#include <math.h>
 #include <stdint.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -77,10 +76,20 @@ static inline int fd_keep(uint64_t seed, uint64_t stream, uint64_t index, uint64
     return fd_uniform32(seed, stream, index) < threshold;
 }
 
-/* p is the probability to drop.  It becomes these two numbers here and nowhere else in C. */
+/* p is the probability to drop.  It becomes these two numbers here and nowhere else in C.
+ * T is the same in every rounding mode: 1 - p as a double is a multiple of 2**-53, so here it is an integer; what is done in
+ * floating point is exact. */
 static inline uint64_t fd_threshold(double p)
 {
-    return (uint64_t)nearbyint((1.0 - p) * 4294967296.0);  /* exact product; default rounding mode is half to even */
+    if (!(p < 1))
+        return 0;
+    if (!(p > 0))
+        return UINT64_C(1) << 32;
+    const double p53 = p * 0x1p53;
+    const uint64_t whole = (uint64_t)p53;
+    const double rest = p53 - (double)whole;
+    const uint64_t kept = (UINT64_C(1) << 53) - whole - (rest > 0.5 || (rest == 0.5 && whole & 1));
+    return (kept + (1 << 20) - 1 + (kept >> 21 & 1)) >> 21;
 }
 
 static inline double fd_scale(double p)

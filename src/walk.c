@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "environment.h"
 #include "stream.h"
 
 enum {
@@ -93,13 +94,15 @@ static void stored_bits(uint64_t *out, const uint8_t *stored, uint64_t index, si
     out[i / 64] = word;
 }
 
-/* Bits of elements index .. index + n - 1, from bit 0 on; meanwhile x, which they are for, comes nearer. */
-static const uint64_t *bits_along(windows *both, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, const void *x)
+/* Bits of elements index .. index + n - 1, from bit 0 on.  `last`: the highest index that will be looked at; `ahead`: make
+ * more than is asked for, up to that. */
+static const uint64_t *bits_of(windows *both, const fd_source *mask, uint64_t last, int ahead, uint64_t index, size_t n,
+                               uint64_t threshold, fd_soon soon)
 {
     window *w = &both->of[both->now];
-    if (k->mask.stored) {
+    if (mask->stored) {
         finish(both);
-        stored_bits(w->shifted, k->mask.stored, index, n);
+        stored_bits(w->shifted, mask->stored, index, n);
         return w->shifted;
     }
     if (threshold == 0 || threshold >> 32) {
@@ -110,13 +113,12 @@ static const uint64_t *bits_along(windows *both, const fd_walk *k, uint64_t inde
     uint64_t at = index - w->first;
     if (at >= w->count || n > w->count - at || w->threshold != threshold) {
         uint64_t block = index / FD_BLOCK, blocks = (index % FD_BLOCK + n + FD_BLOCK - 1) / FD_BLOCK;
-        uint64_t left = k->last / FD_BLOCK - block + 1;
-        if (k->ahead && blocks < FD_TILE / FD_BLOCK)
+        uint64_t left = last / FD_BLOCK - block + 1;
+        if (ahead && blocks < FD_TILE / FD_BLOCK)
             blocks = left < FD_TILE / FD_BLOCK ? left : FD_TILE / FD_BLOCK;
         both->now ^= 1;
         w = &both->of[both->now];
-        const fd_soon soon = {x, x && k->far ? n * (size_t)item_of(k) : 0, k->far > 1};
-        fd_kernels_in_use->keep_blocks(w->words, blocks, block, k->mask.seed, k->mask.stream, threshold, soon, &both->pending);
+        fd_kernels_in_use()->keep_blocks(w->words, blocks, block, mask->seed, mask->stream, threshold, soon, &both->pending);
         w->first = block * FD_BLOCK;
         w->count = blocks * FD_BLOCK;
         w->threshold = threshold;
@@ -129,6 +131,13 @@ static const uint64_t *bits_along(windows *both, const fd_walk *k, uint64_t inde
     return w->shifted;
 }
 
+/* The same for a walk; meanwhile x, which they are for, comes nearer. */
+static const uint64_t *bits_along(windows *w, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, const void *x)
+{
+    const fd_soon soon = {x, x && k->far ? n * (size_t)item_of(k) : 0, k->far > 1};
+    return bits_of(w, &k->mask, k->last, k->ahead, index, n, threshold, soon);
+}
+
 static int bit_at(const fd_walk *k, uint64_t index, uint64_t threshold)
 {
     if (k->mask.stored)
@@ -138,9 +147,22 @@ static int bit_at(const fd_walk *k, uint64_t index, uint64_t threshold)
 
 /* -- runs ------------------------------------------------------------------------------------------------------------ */
 
+/* Four at a time: one at a time takes up to twice as long, as the loop happens to lie in the code. */
 static void gather(char *out, const char *in, int64_t step, size_t n, int64_t item)
 {
-#define LOOP(T) for (size_t i = 0; i < n; i++) ((T *)out)[i] = *(const T *)(in + (int64_t)i * step)
+    size_t i = 0;
+#define LOOP(T)                                                                                                        \
+    do {                                                                                                               \
+        T *to = (T *)out;                                                                                              \
+        for (; i + 4 <= n; i += 4, in += 4 * step) {                                                                   \
+            to[i] = *(const T *)in;                                                                                    \
+            to[i + 1] = *(const T *)(in + step);                                                                       \
+            to[i + 2] = *(const T *)(in + 2 * step);                                                                   \
+            to[i + 3] = *(const T *)(in + 3 * step);                                                                   \
+        }                                                                                                              \
+        for (; i < n; i++, in += step)                                                                                 \
+            to[i] = *(const T *)in;                                                                                    \
+    } while (0)
     if (item == 8) LOOP(uint64_t);
     else if (item == 4) LOOP(uint32_t);
     else if (item == 2) LOOP(uint16_t);
@@ -168,9 +190,9 @@ typedef struct {
 static void elementwise(const fd_walk *k, const fd_run_of_op *run)
 {
     if (k->op == FD_KEEP)
-        fd_kernels_in_use->keep(run->y, run->bits, run->n);
+        fd_kernels_in_use()->keep(run->y, run->bits, run->n);
     else
-        fd_kernels_in_use->op[k->op][k->dtype](run, 0, run->n);
+        fd_kernels_in_use()->op[k->op][k->dtype](run, 0, run->n);
 }
 
 static void apply_packed(const fd_walk *k, const fd_run_of_op *whole)
@@ -221,7 +243,7 @@ static void apply_later(const fd_walk *k, windows *w, const place *s, const uint
         apply_run(k, s, bits, n, scale);
         return;
     }
-    w->pending.op = fd_kernels_in_use->op[k->op][k->dtype];
+    w->pending.op = fd_kernels_in_use()->op[k->op][k->dtype];
     w->pending.run = run_at(k, s, bits, n, scale);
     w->pending.done = 0;
 }
@@ -330,6 +352,9 @@ void fd_plan(fd_walk *k)
         k->last += (uint64_t)(k->shape[a] - 1) * (uint64_t)k->m_step[a];
         size *= k->shape[a];
     }
+    k->units = 0;
+    if (size == 0)
+        return;
 
     for (int a = 1; a < ndim; a++)  /* y's memory order: insertion sort, stable, so C order stays as it is */
         for (int b = a; b > 0 && magnitude(k->y_step[b]) > magnitude(k->y_step[b - 1]); b--)
@@ -501,7 +526,7 @@ static void run_crossed(const fd_walk *k, windows *w, place s, int64_t i0, int64
     }
 }
 
-static void run_units(const fd_walk *k, int64_t unit, int64_t end)
+static FD_APART void run_units(const fd_walk *k, int64_t unit, int64_t end)
 {
     const int last = k->ndim - 1;
     const place start = {.y = k->y, .in = {k->in[0], k->in[1], k->in[2]}, .p = k->p, .m = k->mask.offset};
@@ -543,20 +568,24 @@ static void run_units(const fd_walk *k, int64_t unit, int64_t end)
 
 void fd_run(const fd_walk *k, int64_t unit, int64_t end)
 {
+    if (unit >= end)
+        return;
+    const fd_environment caller = fd_enter_environment();
     run_units(k, unit, end);
+    fd_leave_environment(caller);
     if (k->bypass)
         fd_fence();
 }
 
 void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
 {
-    fd_walk k = {.mask = mask, .last = mask.offset + (uint64_t)(n - 1)};
+    const uint64_t last = mask.offset + (uint64_t)(n - 1);
     const uint64_t threshold = fd_threshold(p);
     windows w;
     open_windows(&w);
     for (int64_t i = 0; i < n; i += FD_TILE) {
         size_t count = n - i < FD_TILE ? (size_t)(n - i) : FD_TILE;
-        const uint64_t *bits = bits_along(&w, &k, mask.offset + (uint64_t)i, count, threshold, NULL);
+        const uint64_t *bits = bits_of(&w, &mask, last, 0, mask.offset + (uint64_t)i, count, threshold, (fd_soon){0});
         size_t bytes = (count + 7) / 8;
         memcpy(out + i / 8, bits, bytes);
         if (count % 8)

@@ -5,9 +5,11 @@ What could hang runs in a process of its own, with a time limit.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def script(fresh_python, code, **environment):
 
 @needs_fork
 def test_fork_after_threads(fresh_python):
-    """libgomp hangs in a child whose parent had a parallel region, unless the child stays serial."""
+    """The threads that helped the parent are not in the child."""
     got = script(
         fresh_python,
         """
@@ -109,6 +111,117 @@ print(json.dumps([digest(1), *children]))
 """,
     )
     assert all(one == got[0] for one in got)
+
+
+@needs_fork
+def test_fork_while_locks_are_held(fresh_python):
+    """Every lock of the package, held by another thread at the moment of the fork, is open in the child."""
+    got = script(
+        fresh_python,
+        """
+from fastdrop import config, locks, rng
+held, done = threading.Event(), threading.Event()
+def hold():
+    for lock in list(locks._locks):
+        lock.acquire()
+    held.set()
+    done.wait()
+    for lock in list(locks._locks):
+        lock.release()
+worker = threading.Thread(target=hold)
+worker.start()
+held.wait()
+def use():
+    fd.set_num_threads(2)
+    return [digest(fd.Rng(1)), fd.Rng(1).spawn(1)[0].seed, [lock.locked() for lock in locks._locks]]
+there = child(use)
+done.set()
+worker.join()
+assert config._lock in locks._locks and rng._lock in locks._locks
+print(json.dumps([there, use()]))
+""",
+    )
+    assert got[0] == got[1]
+
+
+def test_locks_are_made_in_one_place():
+    """One that is not would stay locked in a forked child."""
+    makers = re.compile(r"threading\.(R?Lock|Condition|Semaphore)\(|import .*\bR?Lock\b")
+    package = Path(fd.__file__).parent
+    found = [str(f.relative_to(package)) for f in package.rglob("*.py") if makers.search(f.read_text())]
+    assert found == ["locks.py"]
+
+
+@needs_fork
+def test_children_have_threads_of_their_own(fresh_python, isas):
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("this system does not list a process's threads")
+    got = script(
+        fresh_python,
+        """
+fd.set_num_threads(3)
+digest(1)
+def count():
+    digest(1)
+    return len(os.listdir("/proc/self/task"))
+print(json.dumps([child(count), child(lambda: child(count))]))
+""",
+    )
+    assert got == [3, 3]
+
+
+REFUSED = """
+import json, os, resource
+import numpy as np
+import fastdrop as fd
+
+x = np.ones(1 << 20, np.float32)
+y, equal = np.empty_like(x), np.empty(x.shape, bool)
+threads = lambda: len(os.listdir("/proc/self/task"))
+
+def limit(what, least):
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (least, before[1]))
+    return lambda: resource.setrlimit(what, before)
+
+def refuse_processes():
+    if os.getuid() == 0:
+        os.setuid(65534)  # root is refused none
+    return limit(resource.RLIMIT_NPROC, 1)
+
+def refuse_memory():
+    with open("/proc/self/statm") as file:
+        bytes = int(file.read().split()[0]) * resource.getpagesize()
+    return limit(resource.RLIMIT_AS, bytes + (600 << 10))
+"""
+
+
+@pytest.mark.parametrize("what", ["processes", "memory"])
+def test_a_thread_that_the_system_refuses(fresh_python, isas, what):
+    """The call works on those there are; later the system is asked again."""
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("this system does not list a process's threads")
+    run = fresh_python(
+        REFUSED
+        + f"""
+base = threads()
+fd.set_num_threads(1)
+expected, _ = fd.dropout(x, 0.3, rng=0)
+allow = refuse_{what}()
+fd.set_num_threads(4)
+same = []
+for _ in range(3):
+    fd.dropout(x, 0.3, rng=0, out=y)
+    same.append(bool(np.equal(y, expected, out=equal).all()))
+refused = threads() - base
+allow()
+for _ in range(200):
+    fd.dropout(x, 0.3, rng=0, out=y)
+print(json.dumps([same, refused, threads() - base]))
+"""
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == [[True] * 3, 0, 3]
 
 
 @needs_fork
@@ -199,6 +312,34 @@ def test_python_threads_at_once(engine, threads):
             assert mask == fd.Rng(8, mask.stream).mask(x.shape, 0.3)
             assert np.array_equal(bits, mask.bits())
             assert np.array_equal(y, mask.apply(x))
+
+
+def test_the_number_of_threads_changes_under_way(isas):
+    """A call goes on with the number it began with, whoever sets another meanwhile; 20 callers share 16 teams."""
+    x = np.linspace(1, 2, 1 << 19, dtype=np.float32)
+    mask, samples = fd.mask(x.shape, 0.3, rng=0), fd.mask((3, *x.shape), 0.3, rng=1)
+    before, stop = fd.get_num_threads(), []
+    expected = mask.apply(x), mask.bits(), fd.multi_sample_mean_backward(x, samples)
+
+    def change():
+        n = 0
+        while not stop:
+            n += 1
+            fd.set_num_threads(1 + n % 4)
+
+    def work(_):
+        got = mask.apply(x), mask.bits(), fd.multi_sample_mean_backward(x, samples)
+        return [np.array_equal(a, b) for a, b in zip(expected, got, strict=True)]
+
+    try:
+        with ThreadPoolExecutor(21) as pool:
+            pool.submit(change)
+            results = list(pool.map(work, range(60)))
+            stop.append(True)
+    finally:
+        stop.append(True)
+        fd.set_num_threads(before)
+    assert results == [[True] * 3] * 60
 
 
 def test_kernels_let_other_threads_run(isas):

@@ -14,8 +14,6 @@ rule, which makes it part of the cache's key.
 """
 
 import math
-import os
-import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from hashlib import sha256
@@ -26,6 +24,7 @@ from numba import njit
 from numba.extending import register_jitable
 
 from .. import config
+from ..locks import after_fork, new_lock
 from ..rule import scale_of
 from . import numba_rule as rule
 from . import reference
@@ -506,7 +505,7 @@ def _chances(mask, shape):
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 _pool, _pool_size = None, 0
-_pool_lock = threading.Lock()
+_pool_lock = new_lock()
 
 
 def _run(kernel, size, arguments, grain=TILE, cost=1):
@@ -531,14 +530,11 @@ def _executor(workers):
         return _pool
 
 
+@after_fork
 def _forget_pool():
-    """In a forked child: the threads are gone, and the lock may be held by one of them."""
-    global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    """In a forked child its threads are gone."""
+    global _pool
+    _pool = None
 
 
 from .numba_rows import row_losses, softmax_dropout  # noqa: E402, F401  (made of what stands above)

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from ..rule import scale_of
+from ..buffers import new_array, with_room
+from ..rule import scale_of, threshold
 from .reference_rows import max_norm, row_losses, softmax_dropout  # noqa: F401  (functions of every backend)
 
 NAME = "reference"
@@ -64,11 +65,6 @@ def uniform32(seed, stream, index):
     return u
 
 
-def threshold(p):
-    """T = round((1 - p) * 2**32), half to even."""
-    return round((1.0 - p) * 2**32)
-
-
 def keep_at(seed, stream, index, p):
     """Is element ``index`` kept: U(index) < T."""
     return uniform32(seed, stream, index) < np.uint64(threshold(p))
@@ -106,6 +102,10 @@ def _index(mask, shape):
 
 def _keep(mask, shape):
     """The decisions of ``mask`` as an array that broadcasts to ``shape``; chunked by `_pieces`."""
+    return with_room(_decisions, mask, shape)
+
+
+def _decisions(mask, shape):
     if mask._stored is not None:
         index = _index(mask, shape)
         return (mask._stored[index >> np.uint64(3)] >> (index & np.uint64(7)).astype(np.uint8) & 1).astype(bool)
@@ -259,7 +259,7 @@ def apply_sum(total, dy, mask, dx=None, apply=apply):
     for start in range(0, rows, step):
         at = slice(start, start + step) if dy.ndim else ...  # dy[...] of a 0-d array is an array still, dy[()] a number
         part = mask if mask.ndim < dy.ndim or mask.shape[:1] == (1,) else mask[at]
-        summed = np.empty(dy[at].shape, dy.dtype) if dx is None else dx[at]
+        summed = new_array(dy[at].shape, dy.dtype) if dx is None else dx[at]
         apply(summed, dy[at], part)
         to = total if 0 in shared or not dy.ndim else total[at]
         to += summed.sum(axis=shared, dtype=total.dtype, keepdims=True)

@@ -10,12 +10,12 @@ import math
 import sys
 from collections import deque
 from contextlib import contextmanager
-from threading import Lock
 
 import numpy as np
 
 from ..backends.axes import c_steps
 from ..buffers import check_grad, on_device
+from ..locks import new_lock
 
 FLOATS = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
@@ -161,7 +161,7 @@ class _Jax(_Library):
     """
 
     def __init__(self):
-        self.held, self.lock = deque(), Lock()
+        self.held, self.lock = deque(), new_lock()
 
     def describe(self, x, name, stream):
         array = super().describe(x, name, stream)

@@ -120,7 +120,7 @@ static void check_blocks(void)
         return;
     uint64_t *words = memory((blocks + 1) * 32);
     fd_pending none = {0};
-    fd_kernels_in_use->keep_blocks(words, blocks, first, seed, stream, threshold, (fd_soon){0}, &none);
+    fd_kernels_in_use()->keep_blocks(words, blocks, first, seed, stream, threshold, (fd_soon){0}, &none);
     for (uint64_t i = 0; i < blocks * 256; i++)
         CHECK((int)(words[i / 64] >> (i % 64) & 1) == fd_keep(seed, stream, first * 256 + i, threshold),
               "element %" PRIu64 " of %zu blocks from %" PRIu64, i, blocks, first);
