@@ -147,7 +147,7 @@ def compile_all():
         assert set(result[dtype]) == set(kernels) == set(KERNELS)
     out, axes, i, u = types.Array(types.uint8, 1, "C"), types.UniTuple(types.int64, AXES), types.int64, types.uint64
     lanes, anywhere = (out, i, i, u, u, u, u), (out, i, axes, axes, axes, u, u, u, u, types.Array(i, 1, "C"), out, i)
-    for kernel, signature in zip(numba_cuda.bits_kernels, (lanes, anywhere), strict=True):
+    for kernel, signature in ((numba_cuda.bits_lanes, lanes), (numba_cuda.bits_anywhere, anywhere)):
         ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=CAPABILITY)
         result["float32"][kernel.py_func.__name__] = {"ptx": ptx, "log": assemble(ptx)}
     kernel, signature = users_kernel()

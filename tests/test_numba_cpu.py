@@ -262,21 +262,6 @@ def test_forked_child_computes_too():
     assert done.stdout.split() == ["parent", "True", "child", "0"]
 
 
-def test_kernels_are_kept_on_disk(tmp_path):
-    code = """
-        import numpy as np
-        import fastdrop as fd
-        from fastdrop.backends import numba_cpu
-        x = np.ones(100, np.float32)
-        numba_cpu.apply(x, x, fd.mask(100, 0.5, rng=0))
-        print(sum(numba_cpu._kernel('float32', numba_cpu.rule.drop).stats.cache_hits.values()))
-        """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    hits = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in "ab"]
-    assert [int(h) for h in hits] == [0, 1]
-
-
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for an x86-64 instruction")
 def test_loop_over_lanes_runs_as_vectors():
     """Scalar multiplies there would cost a factor of four, and nothing else would show it."""

@@ -14,10 +14,10 @@ from .numba_cuda_parts import (
     AXES,
     DTYPES,
     EACH,
-    SOURCES,
     THREADS,
     chances,
     flags4,
+    jit,
     kept_byte,
     launch_rows,
     locate,
@@ -40,7 +40,7 @@ def _row_of_block():
     return np.int64(cuda.blockIdx.y) * np.int64(cuda.gridDim.x) + np.int64(cuda.blockIdx.x)
 
 
-def _build_for(sources, widen, narrow, computed):
+def _build_for(widen, narrow, computed):
     """Kernels of one dtype, arithmetic in the type ``computed``."""
     shared_type = types.float64 if computed is np.float64 else types.float32
     exp, log, expm1 = math.exp, math.log, math.expm1
@@ -84,13 +84,12 @@ def _build_for(sources, widen, narrow, computed):
             return widen(scores[at]) + computed(seen[there])
         return widen(scores[at])
 
-    @cuda.jit(cache=True)
+    @jit
     def softmax_dropout(
         y, saved, scores, rows, columns, seen, seen_kind, lead, steps, each_steps,
         offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
     ):  # fmt: skip
         # Attention weights. `saved` takes the largest score and 1 / sum of each row, which the backward needs.
-        assert sources
         shared = cuda.shared.array(THREADS, shared_type)
         row = _row_of_block()
         if row >= rows:
@@ -125,13 +124,12 @@ def _build_for(sources, widen, narrow, computed):
                     p = exp(score(scores, seen, seen_kind, start + c, there + c * step) - top) * share
                     y[start + c] = narrow(rule.select(kept_byte(flags, k), p, scale))
 
-    @cuda.jit(cache=True)
+    @jit
     def softmax_dropout_backward(
         dscores, dy, saved, scores, rows, columns, seen, seen_kind, lead, steps, each_steps,
         offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
     ):  # fmt: skip
         # With p the softmax and g = select(mask, dy): dscores = p * (g - sum(g * p)).
-        assert sources
         shared = cuda.shared.array(THREADS, shared_type)
         row = _row_of_block()
         if row >= rows:
@@ -179,14 +177,13 @@ def _build_for(sources, widen, narrow, computed):
             gap = -p * expm1(-t)
         return p, q, gap, t
 
-    @cuda.jit(cache=True)
+    @jit
     def pair_loss(
         loss, ce, kl, da, db, a, b, labels, ignored, count, rows, columns,
         has_labels, has_ignored, ignore_index, smoothing, alpha, sharpness, factor, divide,
     ):  # fmt: skip
         # Of each row, of the logits times `sharpness`: ce = (CE(a) + CE(b)) / 2 if there are labels,
         # kl = (KL(a || b) + KL(b || a)) / 2, and the gradients of factor * (ce + alpha * kl), over count[0] if asked.
-        assert sources
         shared = cuda.shared.array(THREADS, shared_type)
         row = _row_of_block()
         if row >= rows:
@@ -282,10 +279,9 @@ def _build_for(sources, widen, narrow, computed):
         more = whole + value
         return more, ((more - whole) - value if abs(more) < computed(np.inf) else computed(0))
 
-    @cuda.jit(cache=True)
+    @jit
     def count_rows(count, labels, ignored, rows, has_labels, has_ignored, ignore_index):
         # How many rows are not ignored, at least 1; the first block's work.
-        assert sources
         if cuda.blockIdx.x > 0:
             return
         shared = cuda.shared.array(THREADS, shared_type)
@@ -299,10 +295,9 @@ def _build_for(sources, widen, narrow, computed):
         if cuda.threadIdx.x == 0:
             count[0] = max(n, computed(1))
 
-    @cuda.jit(cache=True)
+    @jit
     def sum_rows(loss, whole_ce, whole_kl, ce, kl, count, rows, alpha, factor, divide):
         # The first block's work.
-        assert sources
         if cuda.blockIdx.x > 0:
             return
         shared = cuda.shared.array(THREADS, shared_type)
@@ -325,7 +320,7 @@ def _build_for(sources, widen, narrow, computed):
 @cache
 def kernels_of(dtype):
     """The kernels of one dtype by name."""
-    return _build_for(SOURCES, *DTYPES[dtype][:3])
+    return _build_for(*DTYPES[dtype][:3])
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------

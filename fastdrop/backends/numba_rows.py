@@ -7,12 +7,8 @@ Threads take ranges of whole rows, so results do not depend on their number.
 
 import math
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
-from numba import njit
-from numba.extending import register_jitable
 
 from ..rule import scale_of
 from . import numba_cpu as cpu
@@ -20,8 +16,7 @@ from . import numba_rule as rule
 from . import reference_rows
 from .reference_rows import NOTHING
 
-_SOURCES = cpu._SOURCES + sha256(Path(__file__).read_bytes()).hexdigest()
-_locate, _scratch, _tile, TILE = cpu._locate, cpu._scratch, cpu._tile, cpu.TILE
+jit, _locate, _scratch, _tile, TILE = cpu.jit, cpu._locate, cpu._scratch, cpu._tile, cpu.TILE
 COST = 8  # an element here costs about what 8 cost in a plain dropout: fewer of them make a second thread pay
 
 
@@ -55,7 +50,7 @@ def _exp(x):
     return 0.0 if x < -708.0 else series * two_to_k
 
 
-@register_jitable
+@rule.jitable
 def _sum(x):
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
     whole = x.size - x.size % 8
@@ -73,7 +68,7 @@ def _sum(x):
     return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
 
 
-@register_jitable
+@rule.jitable
 def _largest(x):
     """The largest, NaN if there is one, 0 if all are -inf."""
     top = -np.inf
@@ -83,7 +78,7 @@ def _largest(x):
     return 0.0 if top == -np.inf else top
 
 
-@register_jitable
+@rule.jitable
 def _softmax(p, x):
     """p = softmax(x), x = its logarithm; returns whether any class is allowed (p is 0 if none is)."""
     top = _largest(x)
@@ -98,7 +93,7 @@ def _softmax(p, x):
     return total != 0.0
 
 
-@register_jitable
+@rule.jitable
 def _times_ratio(out, p, x, y, mean):
     """out = p * (log(p / q) - mean): 0 where p is 0; x and y are the logarithms of p and q."""
     for i in range(out.size):
@@ -106,7 +101,7 @@ def _times_ratio(out, p, x, y, mean):
         out[i] = 0.0 if p[i] == 0.0 else p[i] * (t - mean)
 
 
-@register_jitable
+@rule.jitable
 def _one_sided(x, y):
     count = 0
     for i in range(x.size):
@@ -114,7 +109,7 @@ def _one_sided(x, y):
     return count > 0
 
 
-@register_jitable
+@rule.jitable
 def _add_cross_entropy(g, p, label, smoothing):
     each = smoothing / g.size
     for i in range(g.size):
@@ -122,24 +117,23 @@ def _add_cross_entropy(g, p, label, smoothing):
     g[label] -= (1 - smoothing) / 2
 
 
-def _losses_kernel(sources, widen, narrow):
-    @register_jitable
+def _losses_kernel(widen, narrow):
+    @rule.jitable
     def read(x, a, at, temperature):
         for i in range(x.size):
             x[i] = np.float64(widen(a[at + i])) / temperature
 
-    @register_jitable
+    @rule.jitable
     def write(da, at, g, weight):
         zero = widen(da[at])
         for i in range(g.size):
             da[at + i] = narrow(type(zero)(g[i] * weight))
 
-    @njit(nogil=True, cache=True)
+    @jit
     def losses(
         da, db, loss, kl, a, b, starts, steps, n, label, skip, with_ce, temperature, weight, alpha, smoothing,
         first, last,
     ):  # fmt: skip
-        assert sources
         x, y, p, q, u, v = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
         for row in range(first, last):
             at = starts + row * steps
@@ -188,8 +182,8 @@ def _losses_kernel(sources, widen, narrow):
     return losses
 
 
-def _attention_kernel(sources, widen, narrow):
-    @register_jitable
+def _attention_kernel(widen, narrow):
+    @rule.jitable
     def scores_of(s, x, row, n, bias, allow, bias_shape, bias_steps, allow_shape, allow_steps):
         for i in range(n):
             s[i] = widen(x[row * n + i])
@@ -203,15 +197,14 @@ def _attention_kernel(sources, widen, narrow):
                 if not allow[at + i * step]:
                     s[i] = -np.inf
 
-    @register_jitable
+    @rule.jitable
     def write(y, at, g):
         zero = widen(y[at])
         for i in range(g.size):
             y[at + i] = narrow(type(zero)(g[i]))
 
-    @njit(nogil=True, cache=True)
+    @jit
     def attention(y, log_sum, dy, x, n, bias, allow, walks, mask, chances, scales, forward, first, last):
-        assert sources
         scratch = _scratch()
         keep = scratch[0]
         s, p, g = np.empty(n), np.empty(n), np.empty(n)
@@ -252,12 +245,12 @@ def _attention_kernel(sources, widen, narrow):
 
 @cache
 def _losses(dtype):
-    return _losses_kernel(_SOURCES, *cpu._DTYPES[dtype][2:])
+    return _losses_kernel(*cpu._DTYPES[dtype][2:])
 
 
 @cache
 def _attention(dtype):
-    return _attention_kernel(_SOURCES, *cpu._DTYPES[dtype][2:])
+    return _attention_kernel(*cpu._DTYPES[dtype][2:])
 
 
 def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing):
@@ -266,11 +259,12 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
         everything = op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing
         return reference_rows.row_losses(*everything)
     seen_as = cpu._DTYPES[a.dtype.name][0]
-    memory, starts = zip(*(cpu._flat(one, seen_as) for one in (da, db, a, b)), strict=True)
+    outputs, inputs = [cpu._flat(one, seen_as, True) for one in (da, db)], [cpu._flat(one, seen_as) for one in (a, b)]
+    memory, starts = zip(*outputs, *inputs, strict=True)
     steps = np.array([one.strides[0] // one.itemsize for one in (da, db, a, b)])
     rows, n = a.shape
-    label = np.empty(0, np.int64) if label is None else label
-    skip = np.empty(0, np.bool_) if skip is None else np.ascontiguousarray(skip, np.bool_)
+    label = cpu._read_only(np.empty(0, np.int64) if label is None else label)
+    skip = cpu._read_only(np.empty(0, np.bool_) if skip is None else np.ascontiguousarray(skip, np.bool_))
     arguments = (
         *memory[:2], loss, loss if kl is None else kl, *memory[2:], np.array(starts), steps, n, label, skip,
         op == "r_drop", float(temperature), float(weight), float(alpha) if op == "r_drop" else 1.0, float(smoothing),
@@ -282,11 +276,12 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
     """Softmax over the last axis and dropout, or its gradient: see `reference_rows.softmax_dropout`."""
     seen_as = cpu._DTYPES[x.dtype.name][0]
     n = x.shape[-1]
-    y1, x1, dy1 = (cpu._flat(one, seen_as)[0] for one in (y, x, x if dy is None else dy))
+    y1, _ = cpu._flat(y, seen_as, True)
+    x1, dy1 = (cpu._flat(one, seen_as)[0] for one in (x, x if dy is None else dy))
     extra, walks = [], []
     for one, dtype in ((bias, np.float64), (allow, np.uint8)):
         if one is None:
-            extra.append(np.empty(0, dtype))
+            extra.append(cpu._read_only(np.empty(0, dtype)))
             walks += [np.array([1]), np.array([0, 0])]
         else:
             *lead, step = cpu._steps(one)

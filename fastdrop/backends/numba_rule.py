@@ -10,6 +10,8 @@ scalars, which the plain functions work on, warn where machine integers wrap.
 """
 
 import math
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
@@ -17,8 +19,50 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 
-# LLVM leaves a function of Philox's size uninlined and then cannot vectorise the loop around it.
-inline = register_jitable(forceinline=True)
+# -- names of compiled code ------------------------------------------------------------------------------------------
+# Numba calls machine code by module, __qualname__, argument types and a count of what the process has compiled so far.
+# Two closures of one function, compiled by two processes that share a disk cache, can get one name, and in a third
+# process, which loads both, the first runs in the place of the second. And that cache looks at the time of one source
+# file only. So every kernel and every closure is compiled under a name that no other code has, of any version.
+
+_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+_NAMES = set()  # given so far
+
+
+def named(function):
+    """Give a function a ``__qualname__`` of its own, made of the sources, its line and what it closes over."""
+    contents = [_content(cell.cell_contents) for cell in function.__closure__ or ()]
+    made_of = _SOURCES, function.__code__.co_firstlineno, contents
+    function.__qualname__ += f"_{sha256(repr(made_of).encode()).hexdigest()[:16]}"
+    _NAMES.add(function.__qualname__)
+    return function
+
+
+def _content(value):
+    """What code closes over, as something whose repr is the same in every process."""
+    if isinstance(value, tuple):
+        return tuple(map(_content, value))
+    if value is None or isinstance(value, (bool, int, float, str, types.Type)):
+        return repr(value)
+    if isinstance(value, np.generic):
+        return value.dtype.name, value.item()
+    if not callable(value) or ("<locals>" in value.__qualname__ and value.__qualname__ not in _NAMES):
+        raise TypeError(f"kernels may close over numbers, types and functions with a name of their own, got {value!r}")
+    return value.__module__, value.__qualname__
+
+
+def jitable(function, forceinline=False):
+    """For a function that kernels call; one of a module has a name of its own."""
+    return register_jitable(forceinline=forceinline)(
+        named(function) if "<locals>" in function.__qualname__ else function
+    )
+
+
+def inline(function):
+    """For a function that is never called: LLVM leaves one of Philox's size uninlined and then cannot vectorise the
+    loop around it."""
+    return jitable(function, forceinline=True)
+
 
 LOW = 0xFFFFFFFF
 HIGH_BITS = 0x80808080  # one flag a byte
@@ -43,7 +87,7 @@ def product(a, b):
 
 @overload(product)
 def _(a, b):
-    return lambda a, b: _product(a, b)
+    return named(lambda a, b: _product(a, b))
 
 
 @inline
@@ -268,17 +312,17 @@ def multiply(a, b):
 
 @overload(f16_to_f32)
 def _(bits):
-    return lambda bits: _f16_to_f32(np.uint16(bits))
+    return named(lambda bits: _f16_to_f32(np.uint16(bits)))
 
 
 @overload(f32_to_f16)
 def _(value):
-    return lambda value: _f32_to_f16(value)
+    return named(lambda value: _f32_to_f16(value))
 
 
 @overload(multiply)
 def _(a, b):
-    return lambda a, b: _multiply(a, b)
+    return named(lambda a, b: _multiply(a, b))
 
 
 @inline
@@ -295,12 +339,6 @@ def f32_to_bf16(value):
     if u & np.uint64(0x7FFFFFFF) > np.uint64(0x7F800000):
         return np.uint16(top | np.uint64(0x40))
     return np.uint16((u + np.uint64(0x7FFF) + (top & np.uint64(1))) >> np.uint64(16))
-
-
-@inline
-def same(value):
-    """For float32 and float64, which are computed in as they are."""
-    return value
 
 
 # -- op bodies: what a kernel does to one element --------------------------------------------------------------------
