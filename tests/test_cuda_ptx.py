@@ -229,6 +229,17 @@ class TestEveryKernel:
         assert not instructions(compiled[dtype][name], "call")
 
 
+def test_no_two_kernels_share_a_name(compiled):
+    """By the digest in it, and not by the count of what the process has compiled: the disk cache knows no count."""
+    digests = [
+        re.search(r"\.entry \w*_([0-9a-f]{16})\w*\(", compiled[dtype][name]["ptx"])[1]
+        for dtype in DTYPES
+        for name in compiled[dtype]
+        if not (name in ("count_rows", "sum_rows") and dtype.endswith("float16"))  # those of float32
+    ]
+    assert len(set(digests)) == len(digests) > 80
+
+
 @pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_accesses_are_of_16_bytes(compiled, dtype, name):

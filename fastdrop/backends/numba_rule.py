@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic, overload, register_jitable
 
 # -- names of compiled code ------------------------------------------------------------------------------------------
@@ -67,6 +67,7 @@ def inline(function):
 LOW = 0xFFFFFFFF
 HIGH_BITS = 0x80808080  # one flag a byte
 LOW_BITS = 0x7F7F7F7F
+INTEGERS = "seed, stream, places and threshold must be integers, the threshold threshold(p) and not p, got {}"
 
 
 @intrinsic
@@ -88,6 +89,20 @@ def product(a, b):
 @overload(product)
 def _(a, b):
     return named(lambda a, b: _product(a, b))
+
+
+def uint64(value):
+    """An integer argument as a uint64. A float is refused where the call is compiled: p in the threshold's place."""
+    if not isinstance(value, (int, np.integer)):
+        raise TypeError(INTEGERS.format(value))
+    return np.uint64(value)
+
+
+@overload(uint64, jit_options={"forceinline": True})
+def _(value):
+    if not isinstance(value, types.Integer):
+        raise errors.TypingError(INTEGERS.format(value))
+    return named(lambda value: np.uint64(value))
 
 
 @inline
@@ -124,7 +139,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 @inline
 def philox(seed, stream, call, tag):
     """The four words of call number ``call`` (< 2**60) with ``tag``: a byte of each of 16 elements."""
-    seed, stream, call = np.uint64(seed), np.uint64(stream), np.uint64(call)
+    seed, stream, call = uint64(seed), uint64(stream), uint64(call)
     return philox4x32(
         np.uint32(call & np.uint64(LOW)),
         np.uint32((call >> np.uint64(32)) | np.uint64(tag) << np.uint64(28)),
@@ -138,14 +153,14 @@ def philox(seed, stream, call, tag):
 @inline
 def call_of(index):
     """Number of the Philox call that decides element ``index``; 15 others share it."""
-    index = np.uint64(index)
+    index = uint64(index)
     return (index >> np.uint64(8)) * np.uint64(16) + ((index >> np.uint64(2)) & np.uint64(15))
 
 
 @inline
 def byte_of(seed, stream, index, tag):
     """Byte ``tag`` (0, most significant, to 3) of U(index)."""
-    index = np.uint64(index)
+    index = uint64(index)
     w0, w1, w2, w3 = philox(seed, stream, call_of(index), tag)
     word = (index >> np.uint64(6)) & np.uint64(3)
     low = w1 if word & np.uint64(1) else w0
@@ -166,7 +181,7 @@ def uniform32(seed, stream, index):
 @inline
 def keep(seed, stream, index, threshold):
     """Is element ``index`` kept: U(index) < threshold, by as many bytes of U as it takes. See `fastdrop.numba`."""
-    t = np.uint64(threshold)
+    t = uint64(threshold)
     kept = t > np.uint64(LOW)
     undecided = not kept
     tag = 0
@@ -199,7 +214,7 @@ def _equal(x, y):
 @inline
 def keep_flags(seed, stream, call, threshold):
     """The decisions of one call's 16 elements: a uint32 for each word of the layout, 0x80 in every kept byte."""
-    t = np.uint64(threshold)
+    t = uint64(threshold)
     full = np.uint32(HIGH_BITS) if t > np.uint64(LOW) else np.uint32(0)
     k0 = k1 = k2 = k3 = full
     e0 = e1 = e2 = e3 = np.uint32(np.uint32(HIGH_BITS) ^ full)  # what no byte has decided yet
@@ -235,7 +250,7 @@ def keep_lane(seed, stream, call, threshold):
 @inline
 def keep_bits64(seed, stream, word_index, threshold):
     """The decisions of elements 64*word_index ... 64*word_index + 63, bit j = element j. See `fastdrop.numba`."""
-    w = np.uint64(word_index)
+    w = uint64(word_index)
     word = w & np.uint64(3)
     bits = np.uint64(0)
     for lane in range(16):
@@ -250,16 +265,23 @@ def keep_bits64(seed, stream, word_index, threshold):
 
 
 @inline
+def _checked(p):
+    if not 0.0 <= p <= 1.0:  # NaN too
+        raise ValueError("p must be at least 0 and at most 1")
+    return float(p)
+
+
+@inline
 def threshold(p):
     """T = round((1 - p) * 2**32), half to even. See `fastdrop.numba`."""
-    exact = (1.0 - p) * 4294967296.0
+    exact = (1.0 - _checked(p)) * 4294967296.0
     return np.uint64((exact + 4503599627370496.0) - 4503599627370496.0)  # 2**52: the adder rounds to an integer
 
 
 @inline
 def scale(p):
     """1 / (1 - p), in double; inf at p = 1. See `fastdrop.numba`."""
-    kept = 1.0 - p
+    kept = 1.0 - _checked(p)
     return 1.0 / kept if kept > 0.0 else np.inf
 
 
