@@ -109,14 +109,14 @@ def _exponentials(p, x, temperature):
         x[i] = _LOWEST if below < _LOWEST and x[i] != -np.inf else below  # -inf: a class that is not allowed
     for i in range(x.size):
         p[i] = _exp(x[i])
-    largest = 0.0
-    if place >= 0:
-        largest = p[place]
-        p[place] = 0.0
-    rest = _sum(p)
-    if place >= 0:
-        p[place] = largest
-    return place, rest, largest + rest
+    if place < 0:
+        rest = _sum(p)
+        return place, rest, rest
+    largest = p[place]  # 1, or NaN for an infinite logit
+    p[place] = 0.0
+    rest = _sum(p) + (largest - 1.0)
+    p[place] = largest
+    return place, rest, 1.0 + rest
 
 
 @rule.jitable
@@ -203,7 +203,7 @@ def _losses_kernel(widen, narrow):
             share_a = 1 / sum_a if sum_a != 0 else 0.0
             share_b = 1 / sum_b if sum_b != 0 else 0.0
             some = sum_a != 0 or sum_b != 0
-            one_sided = _one_sided(x, y)
+            one_sided = _one_sided(x, y) and not math.isnan(sum_a + sum_b)
             ce = 0.0
             if with_ce and some:
                 ce += _cross_entropy(x, _log_of_sum(place_a, rest_a), label[row], smoothing) / 2
