@@ -10,12 +10,16 @@ has to be the same network. A generator that moves on from call to call cannot d
 Rejected: sample and layer both in the stream number (s * layers + l), since the number of layers is known only after
 the first prediction and one more layer would change all masks; and a process-wide "Monte Carlo mode", since a model
 that a second thread trains would be caught in it. Instead the sample is an argument, which goes where a model's
-``training`` flag goes.
+``training`` flag goes; and so that it is not forgotten, a layer called with ``training=True`` while ``predict`` runs
+raises.
 
-The statistics stream (Welford, 1962): memory does not grow with the number of samples.
+The statistics stream, in float64: memory does not grow with the number of samples, and what two samples have in common
+is never subtracted from what they have in common.
 """
 
+import math
 from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +28,13 @@ from .arguments import check_p, check_samples, fit_p
 from .dispatch import operation
 from .masks import Mask
 from .rng import _seed_of, _uint64, as_rng
+from .rule import MASK64
 
 FEWEST = 10  # samples before `tolerance` is asked: the standard error of fewer is a guess
+CHUNK = 1 << 12  # numbers worked on at a time: they stay in cache
+TINY = np.finfo(np.float64).tiny
+
+_predicting = ContextVar("predicting", default=False)  # does this thread or task run what `mc_dropout` was given?
 
 
 class Sample:
@@ -79,10 +88,15 @@ class Sample:
         if self._first is None:
             shape = (1, *shape[1:])
             return Mask._make(seed, self.number, shape, fit_p(check_p(p), shape))
-        end = self._first + self._rows
         p = check_p(p)
         if type(p) is not float and p.ndim:
             raise ValueError("p must be one number where rows have masks of their own")
+        end = self._first + self._rows
+        if math.prod((end, *shape[1:])) > MASK64 + 1:
+            raise ValueError(
+                f"first_row must leave the masks of all rows below 2**64 elements, got {self._first} for "
+                f"{self._rows} rows of shape {shape[1:]}"
+            )
         return Mask._make(seed, self.number, (end, *shape[1:]), p)[self._first :]
 
 
@@ -118,6 +132,7 @@ class MonteCarlo(_Moments):
         Entropy of the mean probabilities, in nats: all the uncertainty there is.
     mutual_information : ndarray of float64 or None
         `entropy` less the mean entropy of single samples: what the samples disagree about, and more data would tell.
+        Summed as the mean divergence of samples from the mean prediction, which it is.
     samples : ndarray of int
         How many samples each row has had.
     """
@@ -163,8 +178,8 @@ def mc_dropout(
         A row is done when the standard error of each of its mean predictions is at most this, after 10 samples or
         more. It depends on that row alone.
     probabilities : bool, default True
-        Whether predictions are probabilities along their last axis. If False (regression), `entropy` and
-        `mutual_information` are None.
+        Whether predictions are probabilities along their last axis; each is checked, as far as its dtype can hold
+        them. If False (regression), `entropy` and `mutual_information` are None.
 
     Returns
     -------
@@ -174,8 +189,8 @@ def mc_dropout(
     Raises
     ------
     TypeError, ValueError
-        If an argument is out of its range, predictions change their shape or are no probabilities, or two samples are
-        equal because ``predict`` did not use its ``sample``.
+        If an argument is out of its range, predictions change their shape or are no probabilities, ``predict`` calls a
+        layer with ``training=True``, or two samples are equal because ``predict`` did not use its ``sample``.
 
     Notes
     -----
@@ -228,7 +243,12 @@ def mc_dropout(
             state = _Stream(batch_size - surplus, probabilities, tolerance)
             for s in range(samples):
                 sample = Sample(seeds, s, batch_size, first)
-                state.add(predict(rows, sample), used=sample._layer > 0)
+                token = _predicting.set(True)
+                try:
+                    prediction = predict(rows, sample)
+                finally:
+                    _predicting.reset(token)
+                state.add(prediction, used=sample._layer > 0)
                 bar.update()
                 if state.done:
                     bar.update(samples - s - 1)
@@ -256,7 +276,12 @@ def _bar(progress, total):
 
 
 class _Stream:
-    """Running mean, sum of squared deviations and mean entropy of a batch's predictions; rows stop one by one."""
+    """Running statistics of a batch's predictions, in float64; rows stop one by one.
+
+    Beside mean and squared deviations (Welford, 1962) it sums p log(p / mean) over samples, class by class,
+    brought forward from mean to mean in the same way: 0 where all samples are equal, and right to rounding where they
+    differ by little. The difference of two entropies is neither.
+    """
 
     def __init__(self, rows, probabilities, tolerance):
         self.rows, self.probabilities, self.tolerance = rows, probabilities, tolerance
@@ -267,6 +292,8 @@ class _Stream:
 
     def add(self, prediction, used):
         prediction = np.asarray(prediction)
+        if prediction.dtype.kind != "f" and prediction.dtype.name != "bfloat16":
+            raise TypeError(f"predict must give an array of floats, got dtype {prediction.dtype}")
         if self.count == 0:
             self._begin(prediction)
         elif prediction.shape != self.shape:
@@ -278,39 +305,47 @@ class _Stream:
                 "as their training argument"
             )
         self.count += 1
-        where = True if self.live is None else self.live
-        deviation = np.subtract(prediction, self.mean, out=self.scratch)
-        step = deviation / self.count
-        np.add(self.mean, step, out=self.mean, where=_wide(where, self.mean.ndim))
-        step *= deviation
-        step *= self.count - 1  # deviation * (prediction - new mean)
-        np.add(self.squares, step, out=self.squares, where=_wide(where, self.mean.ndim))
-        if self.probabilities:
-            np.add(self.logs, _p_log_p(prediction), out=self.logs, where=_wide(where, self.mean.ndim))
+        step = self.scratch.shape[1]
+        for start in range(0, self.rows, step):
+            self._add(slice(start, start + step), prediction[start : start + step])
         if self.tolerance is not None and self.count >= FEWEST:
             self._stop()
 
     def _begin(self, prediction):
         if not prediction.ndim or len(prediction) < self.rows:
             raise ValueError(f"predict must give an array of x's rows, got shape {prediction.shape}")
-        if prediction.dtype.kind != "f":
-            raise TypeError(f"predict must give an array of floats, got dtype {prediction.dtype}")
-        if self.probabilities:
-            if prediction.ndim < 2:
-                raise ValueError(
-                    f"probabilities must lie along a last axis, got predictions of shape {prediction.shape}; "
-                    "for anything else pass probabilities=False"
-                )
-            total = prediction.sum(axis=-1, dtype=np.float64)
-            if not ((prediction >= 0).all() and (np.abs(total - 1) < 1e-2).all()):
-                raise ValueError(
-                    "predictions must be probabilities, at least 0 and of sum 1 along the last axis (softmax them?); "
-                    "for anything else pass probabilities=False"
-                )
+        if self.probabilities and prediction.ndim < 2:
+            raise ValueError(
+                f"probabilities must lie along a last axis, got predictions of shape {prediction.shape}; "
+                "for anything else pass probabilities=False"
+            )
         self.shape = prediction.shape
         shape = (self.rows, *prediction.shape[1:])
-        self.mean, self.squares, self.scratch = np.zeros(shape), np.zeros(shape), np.empty(shape)
-        self.logs = np.zeros(shape)  # summed over classes at the end: short axes are slow to sum
+        self.mean, self.squares = np.zeros(shape), np.zeros(shape)
+        self.divergence = np.zeros(shape) if self.probabilities else None
+        self.scratch = np.empty((4, max(1, CHUNK // max(1, math.prod(shape[1:]))), *shape[1:]))
+
+    def _add(self, rows, prediction):
+        """One more sample of some rows."""
+        n, mean, p = self.count, self.mean[rows], prediction.astype(np.float64, copy=False)
+        if self.probabilities:
+            _check_probabilities(p, prediction.dtype)
+        delta, step, new, term = self.scratch[:, : len(mean)]
+        np.subtract(p, mean, out=delta)
+        if self.live is not None:
+            delta[~self.live[rows]] = 0  # then nothing below changes
+        np.divide(delta, n, out=step)
+        if self.probabilities and n > 1:
+            np.maximum(np.add(mean, step, out=new), TINY, out=new)
+            np.divide(np.subtract(delta, step, out=term), new, out=term)  # p / new mean, less 1
+            self.divergence[rows] += np.multiply(p, _log1p(term), out=term)
+            np.divide(step, np.negative(new, out=new), out=term)  # old mean / new mean, less 1
+            np.multiply(_log1p(term), mean, out=term)
+            self.divergence[rows] += np.multiply(term, n - 1, out=term)
+        mean += step
+        step *= delta
+        step *= n - 1  # delta * (p - new mean)
+        self.squares[rows] += step
 
     def _stop(self):
         """Take out the rows whose standard error is small enough: this sample was their last."""
@@ -327,18 +362,25 @@ class _Stream:
         variance = self.squares / samples.reshape(-1, *[1] * (self.mean.ndim - 1))
         if not self.probabilities:
             return MonteCarlo(self.mean, variance, None, None, samples)
-        entropy = -_p_log_p(self.mean).sum(axis=-1)
-        single = -self.logs.sum(axis=-1) / samples.reshape(-1, *[1] * (self.mean.ndim - 2))
-        return MonteCarlo(self.mean, variance, entropy, np.maximum(entropy - single, 0), samples)
+        entropy = -(self.mean * np.log(np.maximum(self.mean, TINY))).sum(axis=-1)
+        information = self.divergence.sum(axis=-1) / samples.reshape(-1, *[1] * (self.mean.ndim - 2))
+        information = np.maximum(information, 0)  # where samples differ by their last bits alone
+        return MonteCarlo(self.mean, variance, entropy, information, samples)
 
 
-def _wide(where, ndim):
-    return where if where is True else where.reshape(-1, *[1] * (ndim - 1))
+def _log1p(x):
+    """x = log(1 + x), and a large negative number in the place of -inf: what it is multiplied by is 0."""
+    return np.log1p(np.maximum(x, -1 + 2**-53, out=x), out=x)
 
 
-def _p_log_p(p):
-    """p log p, and 0 log 0 = 0."""
-    result = np.maximum(p, np.finfo(p.dtype).tiny)
-    np.log(result, out=result)
-    result *= p
-    return result
+def _check_probabilities(p, dtype):
+    """Raise unless ``p``, in float64, are probabilities along the last axis, as far as their ``dtype`` can be."""
+    bfloat16 = dtype.name == "bfloat16"  # which NumPy's finfo does not know
+    eps, smallest = (2**-7, 0) if bfloat16 else (np.finfo(dtype).eps, np.finfo(dtype).smallest_subnormal)
+    slack = 1e-3 + 10 * float(eps) + p.shape[-1] * float(smallest) / 2
+    total = p @ np.ones(p.shape[-1])
+    if p.size and not (p.min() >= 0 and abs(total - 1).max() <= slack):  # NaN is neither
+        raise ValueError(
+            "predictions must be probabilities, at least 0 and of sum 1 along the last axis (softmax them?); "
+            "for anything else pass probabilities=False"
+        )

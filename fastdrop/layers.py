@@ -12,11 +12,18 @@ from collections import deque
 from .arguments import check_p, check_samples
 from .buffers import shape_of
 from .functional import dropout, dropout_backward
-from .inference import Sample
+from .inference import Sample, _predicting
 from .multi_sample import multi_sample_linear, multi_sample_linear_backward
 from .rng import as_rng
 
 REMEMBERED = 1 << 16  # masks; some 12 MB
+
+
+def _refuse_while_predicting():
+    if _predicting.get():
+        raise ValueError(
+            "training must be the sample that mc_dropout gives predict, or False, got True: layer(x, training=sample)"
+        )
 
 
 class Dropout:
@@ -109,9 +116,13 @@ class Dropout:
         ------
         TypeError
             If x's dtype is none of the four.
+        ValueError
+            If ``training`` is True, given or by default, in a call of `fastdrop.mc_dropout`'s ``predict``.
         """
         if isinstance(training, Sample):
             return training.dropout(x, self.p)
+        if training:
+            _refuse_while_predicting()
         y, mask = dropout(x, self.p, rng=self.rng, training=training)
         if training:
             self._pending.append(mask)
@@ -247,10 +258,16 @@ class MultiSampleDropout:
         -------
         ndarray
             (samples, ..., C) in training with ``average="losses"``, else (..., C).
+
+        Raises
+        ------
+        ValueError
+            As `Dropout` raises it.
         """
         if isinstance(training, Sample):
             x = training.dropout(x, self.p if type(self.p) is float else self.p[training.number % self.samples])
         elif training:
+            _refuse_while_predicting()
             logits, mask = multi_sample_linear(
                 x, self.W, self.b, self.p, self.samples, rng=self.rng, average=self.average
             )

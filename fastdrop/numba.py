@@ -13,6 +13,11 @@ position in the mask's own shape; ``seed`` and ``stream`` are those of the `fast
 
 They also run as plain Python, slowly, on NumPy's scalars.
 
+What is no integer in the place of one, p for ``threshold`` say, is refused: compiling the call fails with a
+`numba.core.errors.TypingError`, plain Python raises `TypeError`. `threshold` and `scale` raise `ValueError` for a p
+that is NaN or not in [0, 1], in `@njit` code too. A CUDA kernel cannot: as at every exception in one, the thread ends
+there, and the launch raises only under ``@cuda.jit(debug=True, opt=False)``; check p before the launch.
+
 Examples
 --------
 >>> import fastdrop as fd, numpy as np

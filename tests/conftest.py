@@ -87,3 +87,45 @@ def _fresh_python(code, timeout=60, **environment):
 def fresh_python():
     """Function that runs code in a new interpreter, with more environment variables; a hang raises TimeoutExpired."""
     return _fresh_python
+
+
+def _hard_pairs(dtype):
+    """Pairs of rows of logits on which losses lose digits: near equal, far apart, one class with nearly everything."""
+    one, other = np.random.default_rng(11).standard_normal((2, 6))
+    peak = np.eye(6)[0]
+    pairs = [
+        (one, other), (30 * one, 30 * other), (100 * one, 100 * other), (one, one + 1e-3 * other),
+        (one + 12, one + 1000 + 0.04 * peak), (40 * peak, 38 * peak), (40 * peak, 38 * peak + 1e-3 * one),
+        (60 * peak + one, 60 * peak + one + 0.01 * other), (80 * peak, 81 * peak), (-20 * peak, -21 * peak),
+        (88 * peak, 89 * peak), (0 * one, 0.01 * peak),
+    ]  # fmt: skip
+    return [np.array(pair, dtype) for pair in pairs]
+
+
+def _exact_losses(a, b, label):
+    """Of one pair of rows: symmetric KL, its gradients, mean cross entropy, its gradients, by mpmath."""
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(200):
+        logs = []
+        for row in a, b:
+            x = [mpmath.mpf(float(v)) for v in row]
+            whole = mpmath.log(sum(map(mpmath.exp, x)))
+            logs.append([v - whole for v in x])
+        x, y = (np.array(row, object) for row in logs)
+        p, q = (np.array([mpmath.exp(v) for v in row], object) for row in logs)
+        t, own = x - y, np.arange(len(a)) == label
+        da, db = (p * (t - (p * t).sum()) + p - q) / 2, -(q * (t - (q * t).sum()) + p - q) / 2
+        exact = ((p - q) * t).sum() / 2, da, db, -(x[label] + y[label]) / 2, (p - own) / 2, (q - own) / 2
+        return [np.asarray(one).astype(np.float64) for one in exact]
+
+
+@pytest.fixture(scope="session")
+def hard_pairs():
+    """Function of a dtype: see `_hard_pairs`."""
+    return _hard_pairs
+
+
+@pytest.fixture(scope="session")
+def exact_losses():
+    """Function of two rows of logits and a label: see `_exact_losses`."""
+    return _exact_losses

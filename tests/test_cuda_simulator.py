@@ -275,6 +275,44 @@ if SIMULATED:
         loss, _, _ = fd.symmetric_kl(put(a), put(b), reduction="none")
         np.testing.assert_allclose(got(loss), want, rtol=2e-6)
 
+    @pytest.mark.parametrize(("name", "case"), [*(("float32", case) for case in range(12)), ("float64", 3)])
+    def test_losses_of_hard_rows(name, case, hard_pairs, exact_losses):
+        a, b = hard_pairs(name)[case]
+        label = 3 * (case % 2)
+        kl = fd.symmetric_kl(put(a[None]), put(b[None]), reduction="none")
+        result = fd.r_drop(put(a[None]), put(b[None]), put(np.array([label])), alpha=0.0, reduction="none")
+        results = [got(one).ravel() for one in (*kl, result.ce, result.da, result.db)]
+        for i, (right, found) in enumerate(zip(exact_losses(a, b, label), results, strict=True)):
+            bound = 1e-10 if name == "float64" else 1.5e-6 if i in (0, 3) else 1e-5  # gradients: eps * spread
+            assert abs(found - right).max() <= bound * abs(right).max() + (1e-44 if name == "float32" else 0)
+
+    @pytest.mark.parametrize("at", [0, 3])
+    def test_a_nan_in_a_row_makes_its_losses_nan_and_no_other_s(at):
+        a = np.array([[0.0, 80, 1, -np.inf]] * 3, np.float32)
+        b = a.copy()
+        b[1, at] = np.nan
+        nan = [False, True, False]
+        for alpha in 0.0, 1.0:
+            result = fd.r_drop(put(a), put(b), put(np.array([2, 2, 2])), alpha=alpha, reduction="none")
+            np.testing.assert_array_equal(np.isnan(got(result.ce)), nan)
+            np.testing.assert_array_equal(np.isnan(got(result.loss)), nan)
+            np.testing.assert_array_equal(np.isnan(got(result.db)).all(axis=1), nan)
+        np.testing.assert_array_equal(np.isnan(got(fd.symmetric_kl(put(a), put(b), reduction="none")[0])), nan)
+        np.testing.assert_array_equal(np.isnan(got(fd.softmax_dropout(put(b), 0.0, rng=0)[0])).any(axis=1), nan)
+
+    def test_huge_numbers_are_numbers():
+        low = np.finfo(np.float32).min
+        equal = put(np.full((1, 3), low, np.float32))
+        loss, da, _ = fd.symmetric_kl(equal, put(np.zeros((1, 3), np.float32)))
+        assert got(loss) == 0
+        assert not got(da).any()
+        loss = fd.r_drop(equal, equal, put(np.array([1])), alpha=1.0).loss
+        np.testing.assert_allclose(got(loss), np.log(3), rtol=1e-6)
+        one = put(np.array([[1, low]], np.float32))
+        result = fd.r_drop(one, one, put(np.array([0])), alpha=1.0)
+        assert got(result.loss) == 0
+        assert not got(result.da).any()
+
     def test_hard_logits_give_no_nan():
         a = np.array([[1e4, -1e4, 0], [-np.inf, 1, 2], [5, 5, 5]], np.float32)
         b = np.array([[9e3, -1e4, 0], [-np.inf, 2, 1], [5, 5, 5]], np.float32)

@@ -1,5 +1,6 @@
 """Losses on logits: textbook formulas in long double, torch, central differences; every backend and instruction set."""
 
+import decimal
 import itertools
 import math
 from functools import partial
@@ -647,6 +648,37 @@ def test_max_norm_at_the_edges(engine):
     w.flags.writeable = False
     with pytest.raises(ValueError, match="W must be writable"):
         fd.max_norm_(w, 1.0)
+
+
+@pytest.mark.parametrize(("dtype", "size", "limit"), [
+    ("float64", 1e200, 3.0), ("float64", 1e200, 1e210), ("float64", 1e-170, 1e-175), ("float64", 1e-170, 3.0),
+    ("float64", 1.7e308, 3.0), ("float64", 1.7e308, 1.7e308), ("float64", 1e300, 1e-20), ("float64", 1e300, 1e-300),
+    ("float64", 1e-320, 1e-322), ("float64", 1e-320, 1e-300), ("float64", 1e150, 0.0), ("float64", 1e-160, 0.0),
+    ("float32", 3e38, 3.0), ("float32", 3e38, 1e-12), ("float32", 1e-30, 1e-33), ("float32", 1e-42, 1e-44),
+    ("bfloat16", 3e38, 1e-12), ("bfloat16", 1e-35, 1e-37), ("float16", 6e4, 1e-6), ("float16", 6e-8, 1e-7),
+])  # fmt: skip
+@pytest.mark.parametrize(("n", "axis"), [(5, 0), (5, 1), (1000, 0), (1000, 1)])
+def test_max_norm_of_numbers_of_every_size(engine, dtype, size, limit, n, axis):
+    """The far vector stands beside an ordinary one, a zero one and one with a NaN, which stay as they are."""
+    dtype = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype, dtype))
+    w = np.zeros((n, 4), dtype)
+    w[:, 0] = np.random.default_rng(3).uniform(0.4, 1, n) * size * np.resize([1, -1], n)
+    w[:, 1] = np.resize([1, -2], n) if limit > 1e5 else 0
+    w[:, 3] = w[:, 0]
+    w[n // 2, 3] = np.nan
+    with decimal.localcontext(prec=50, Emin=-(10**6), Emax=10**6):
+        exact = [decimal.Decimal(float(v)) for v in w[:, 0]]
+        norm = sum(v * v for v in exact).sqrt()
+        factor = min(1, decimal.Decimal(limit) / norm)
+        want = w.astype(np.float64)
+        want[:, 0] = [float(v * factor) for v in exact]
+    got = fd.max_norm_(np.ascontiguousarray(w if axis == 0 else w.T), limit, axis)
+    got = got if axis == 0 else got.T
+    relative, smallest = {
+        "float16": (1e-3, 6e-8), "bfloat16": (8e-3, 1e-40), "float32": (5e-7, 1.5e-45), "float64": (4e-15, 5e-324)
+    }[dtype.name]  # fmt: skip
+    np.testing.assert_allclose(got[:, 0].astype(np.float64), want[:, 0], rtol=relative, atol=smallest)
+    np.testing.assert_array_equal(got[:, 1:].astype(np.float64), want[:, 1:])
 
 
 def test_the_list_of_reductions_is_whole():

@@ -3,6 +3,7 @@ those of the stacked predictions."""
 
 import pickle
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_which_ensemble():
     assert first[0] != second[0]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"], indirect=True)
 def test_statistics_are_those_of_the_stack(dtype):
     stack = []
 
@@ -118,10 +119,10 @@ def test_statistics_are_those_of_the_stack(dtype):
 
     result = fd.mc_dropout(predict, X, 12, rng=5)
     p = np.array(stack, np.float64)
-    close = {"rtol": 1e-6 if dtype is np.float32 else 1e-12, "atol": 1e-7 if dtype is np.float32 else 1e-14}
+    close = {"rtol": 1e-12, "atol": 1e-15}
     mean = p.mean(axis=0)
-    entropy = -(mean * np.log(mean)).sum(axis=-1)
-    single = -(p * np.log(p)).sum(axis=-1).mean(axis=0)
+    entropy = -(mean * np.log(np.maximum(mean, 1e-300))).sum(axis=-1)
+    single = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=-1).mean(axis=0)
     np.testing.assert_allclose(result.mean, mean, **close)
     np.testing.assert_allclose(result.variance, p.var(axis=0), **close)
     np.testing.assert_allclose(result.entropy, entropy, **close)
@@ -133,6 +134,55 @@ def test_statistics_are_those_of_the_stack(dtype):
     assert i is result.mutual_information
     again = pickle.loads(pickle.dumps(result))
     assert same(again, result)
+
+
+def predictions(*given):
+    """What `mc_dropout` is given, one after another, whatever is asked."""
+    return fd.mc_dropout(lambda x, sample: (sample.mask(x.shape, 0.5), given[sample.number])[1], X[:1], len(given))
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("classes", [3, 32768, 200_000])
+def test_equal_predictions_have_no_mutual_information(name, classes):
+    p = softmax(np.random.default_rng(0).standard_normal((1, classes))).astype(name)
+    for one in p, np.full((1, classes), 1 / classes, name):
+        _, variance, entropy, information = predictions(*[one] * 7)
+        assert variance.max() == information[0] == 0
+        wide = one.astype(np.float64)
+        np.testing.assert_allclose(entropy, -(wide * np.log(np.maximum(wide, 1e-300))).sum(axis=-1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("by", [1e-2, 1e-4, 1e-6, 1e-9])
+def test_mutual_information_of_nearly_equal_predictions_keeps_its_digits(by):
+    mpmath = pytest.importorskip("mpmath")
+    p = softmax(
+        np.random.default_rng(0).standard_normal((5, 6)) * np.linspace(1, 1 + by, 5)[:, None]
+        - np.array([999, 0, 0, 0, 0, 0])
+    )
+    information = predictions(*p[:, None]).mutual_information[0]
+    with mpmath.workdps(60):
+        q = [[mpmath.mpf(v) for v in row] for row in p.tolist()]
+        mean = [sum(column) / 5 for column in zip(*q, strict=True)]
+        right = sum(v * mpmath.log(v / m) for row in q for v, m in zip(row, mean, strict=True) if v) / 5
+    assert abs(information / float(right) - 1) < max(1e-13, 1e-15 / by)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+def test_rounding_of_the_dtype_is_allowed_for_and_no_more(name):
+    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+    p = softmax(np.random.default_rng(0).standard_normal((1, 100_000)) * 3).astype(dtype)
+    predictions(p, p)
+    off = 1.25 if name == "bfloat16" else 1.07 if name == "float16" else 1.002
+    with pytest.raises(ValueError, match="predictions must be probabilities"):
+        predictions(p, (p.astype(np.float64) * off).astype(dtype))
+
+
+@pytest.mark.parametrize("bad", [[0.5, 0.6], [1.5, -0.5], [np.nan, 1], [np.inf, 0], [0, 0]])
+def test_every_sample_must_be_probabilities(bad):
+    good = np.array([[0.25, 0.75]])
+    for name in "float16", "float32", "float64":
+        with pytest.raises(ValueError, match="predictions must be probabilities"):
+            predictions(good, good, np.array([bad], name))
 
 
 def test_regression():
@@ -197,6 +247,49 @@ def test_layers_in_monte_carlo_leave_no_trace():
     fd.mc_dropout(lambda x, sample: layer(x, sample), X, 3, rng=0, probabilities=False)
     assert layer.mask is None
     assert layer.rng.stream == 0
+
+
+@pytest.mark.parametrize("call", [lambda layer, x: layer(x), lambda layer, x: layer(x, training=True)])
+@pytest.mark.parametrize("make", [lambda: Dropout(0.5, rng=1), lambda: MultiSampleDropout(W[0], None, rng=1)])
+def test_a_layer_that_is_not_given_the_sample_is_refused(make, call):
+    layer, other = make(), Dropout(0.5)
+    with pytest.raises(ValueError, match="training must be the sample that mc_dropout gives predict, or False"):
+        fd.mc_dropout(lambda x, sample: call(layer, other(x, sample)), X, 3, rng=0, probabilities=False)
+    assert not layer._pending
+    assert layer.rng.stream == 0
+    call(layer, X)  # outside it trains
+    assert len(layer._pending) == 1
+    fd.mc_dropout(lambda x, sample: other(layer(x, training=False), sample), X, 3, rng=0, probabilities=False)
+
+
+def test_a_layer_may_train_beside_a_prediction():
+    """In another thread: there is no mode of the process."""
+    layer, other = Dropout(0.5, rng=1), Dropout(0.5)
+
+    def predict(x, sample):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(layer, X).result()
+        return other(x, sample)
+
+    fd.mc_dropout(predict, X, 3, rng=0, probabilities=False)
+    assert len(layer._pending) == 3
+
+
+@pytest.mark.parametrize("first_row", [2**58, 2**64 - 1, 2**64 // 12 - 36])
+def test_rows_whose_masks_would_repeat_are_refused(first_row):
+    with pytest.raises(ValueError, match="first_row must leave the masks of all rows below 2\\*\\*64 elements, got"):
+        fd.mc_dropout(lambda x, s: s.dropout(np.repeat(x, 20, axis=1), 0.5), X, 2, per_row=True, first_row=first_row)
+
+
+def test_the_last_rows_that_have_masks():
+    keep = []
+    for first_row in 2**60 - 37, 2**60 - 36:
+        fd.mc_dropout(
+            lambda x, s: keep.append(s.mask((len(x), 16), 0.5)) or x, X[:36], 1, per_row=True, first_row=first_row,
+            rng=0, probabilities=False,
+        )  # fmt: skip
+    assert np.array_equal(keep[0].keep()[1:], keep[1].keep()[:-1])
+    assert keep[1]._offset + keep[1].size == 2**64
 
 
 def test_multi_sample_head():

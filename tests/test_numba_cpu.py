@@ -123,6 +123,37 @@ def test_threshold_and_scale_are_the_reference_s(p):
     assert both(p) == (rule.threshold(p), rule.scale(p)) == want
 
 
+@pytest.mark.parametrize("p", [float("nan"), -0.1, 1.5, float("inf"), -1, 2])
+def test_p_that_is_no_probability_is_refused(p):
+    for function in rule.threshold, rule.scale:
+        for call in function, numba.njit(lambda p, function=function: function(p)):
+            with pytest.raises(ValueError, match="p must be at least 0 and at most 1"):
+                call(p)
+
+
+def test_threshold_of_a_float32_is_that_of_the_same_double():
+    p = np.float32(0.1)
+    assert rule.threshold(p) == numba.njit(lambda p: rule.threshold(p))(p) == reference.threshold(float(p))
+
+
+CALLS = [
+    lambda x: rule.keep(1, 2, 3, x), lambda x: rule.keep(1, 2, x, 3), lambda x: rule.keep(1, x, 2, 3),
+    lambda x: rule.keep(x, 1, 2, 3), lambda x: rule.keep_lane(1, 2, 3, x), lambda x: rule.keep_lane(1, 2, x, 3),
+    lambda x: rule.keep_bits64(1, 2, 3, x), lambda x: rule.keep_bits64(1, 2, x, 3), lambda x: rule.uniform32(1, 2, x),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_p_in_the_place_of_an_integer_is_refused(call):
+    wanted = r"the threshold threshold\(p\) and not p, got "
+    with pytest.raises(TypeError, match=wanted + "0.3"):
+        call(0.3)
+    with pytest.raises(numba.core.errors.TypingError, match=wanted + "float64"):
+        numba.njit(call)(0.3)
+    for x in 5, np.int32(5), np.uint64(5):
+        assert numba.njit(call)(x) == call(x)
+
+
 @pytest.mark.parametrize("index", range(20))
 @pytest.mark.parametrize("name", DTYPES)
 def test_every_mask_on_every_dtype_is_the_reference(name, index):
@@ -260,21 +291,6 @@ def test_forked_child_computes_too():
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.split() == ["parent", "True", "child", "0"]
-
-
-def test_kernels_are_kept_on_disk(tmp_path):
-    code = """
-        import numpy as np
-        import fastdrop as fd
-        from fastdrop.backends import numba_cpu
-        x = np.ones(100, np.float32)
-        numba_cpu.apply(x, x, fd.mask(100, 0.5, rng=0))
-        print(sum(numba_cpu._kernel('float32', numba_cpu.rule.drop).stats.cache_hits.values()))
-        """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    hits = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in "ab"]
-    assert [int(h) for h in hits] == [0, 1]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for an x86-64 instruction")

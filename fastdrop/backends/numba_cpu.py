@@ -8,20 +8,14 @@ run of *logical* (C-order) elements, so broadcasting and slices concern only `_d
 Threads are our own: each runs a nogil kernel on a range of whole tiles, so results do not depend on their number.
 Numba's `parallel=True` is not used: its omp layer kills forked children, its workqueue layer aborts when two Python
 threads enter it.  A forked child drops the pool and makes its own.
-
-Numba's disk cache looks at the time of one source file only, so the kernels close over a digest of this file and of the
-rule, which makes it part of the cache's key.
 """
 
 import math
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 from numba import njit
-from numba.extending import register_jitable
 
 from .. import config
 from ..locks import after_fork, new_lock
@@ -35,13 +29,18 @@ NAME = "numba"
 TILE = 4096
 SERIAL = 1 << 16  # elements below which a second thread costs more than it saves
 
-_SOURCES = sha256(Path(__file__).read_bytes() + Path(rule.__file__).read_bytes()).hexdigest()
 _philox, _LOW = rule.philox, rule.LOW
+
+
+def jit(function):
+    """A kernel: compiled at first use, kept on disk, and run without Python's lock."""
+    return njit(nogil=True, cache=True)(rule.named(function))
+
 
 # -- making decisions: one byte an element, 1 = kept -------------------------------------------------------------------
 
 
-@register_jitable
+@rule.jitable
 def _bytes_of_blocks(words, block, count, seed, stream, tag):
     """Byte ``tag`` of U for ``count`` blocks of 256 elements, in element order once ``words`` is seen as bytes."""
     for b in range(count):
@@ -56,7 +55,7 @@ def _bytes_of_blocks(words, block, count, seed, stream, tag):
             word3[lane] = w3
 
 
-@register_jitable
+@rule.jitable
 def _decide_blocks(keep, words, words1, block, count, seed, stream, threshold):
     """Decisions of ``count`` whole blocks: by one byte where it suffices, by two and, once in 65536, by all four."""
     n = count * 256
@@ -83,7 +82,7 @@ def _decide_blocks(keep, words, words1, block, count, seed, stream, threshold):
                 keep[i] = rule.keep(seed, stream, (block << np.uint64(8)) + np.uint64(i), threshold)
 
 
-@register_jitable
+@rule.jitable
 def _locate(index, shape, steps):
     """Where element ``index`` (C order) of an array of ``shape`` lies, in steps."""
     at = steps[0] * steps.dtype.type(0)
@@ -94,7 +93,7 @@ def _locate(index, shape, steps):
     return at
 
 
-@register_jitable
+@rule.jitable
 def _made(made, have, words, words1, index, n, mask, threshold):
     """Place in ``made`` of ``n`` decisions from ``index`` on, made now unless ``have`` (start, length) has them."""
     seed, stream, stored = mask[0], mask[1], mask[5]
@@ -114,7 +113,7 @@ def _made(made, have, words, words1, index, n, mask, threshold):
     return inside
 
 
-@register_jitable
+@rule.jitable
 def _decide(keep, made, have, words, words1, first, n, mask, threshold):
     """Decisions of the ``n`` logical elements from ``first`` on, whatever the mask's steps."""
     seed, stream, offset, shape, steps, stored = mask
@@ -145,7 +144,7 @@ def _decide(keep, made, have, words, words1, first, n, mask, threshold):
 # -- arrays of any strides ---------------------------------------------------------------------------------------------
 
 
-@register_jitable
+@rule.jitable
 def _gather(tile, x, start, first, n, shape, steps):
     inner, step = shape[shape.size - 1], steps[shape.size - 1]
     done = 0
@@ -162,7 +161,7 @@ def _gather(tile, x, start, first, n, shape, steps):
         done += run
 
 
-@register_jitable
+@rule.jitable
 def _part(tile, x, which, starts, first, n, shape, steps, in_order):
     """Elements of an input as a run: its own memory where that is one, a copy in ``tile`` where not."""
     if in_order[which]:
@@ -171,7 +170,7 @@ def _part(tile, x, which, starts, first, n, shape, steps, in_order):
     return tile[:n]
 
 
-@register_jitable
+@rule.jitable
 def _scatter(y, tile, start, first, n, shape, steps):
     inner, step = shape[shape.size - 1], steps[shape.size - 1]
     done = 0
@@ -193,7 +192,7 @@ def _scatter(y, tile, start, first, n, shape, steps):
 # logical elements, and which one follows from the axes before them.
 
 
-@register_jitable
+@rule.jitable
 def _scratch():
     """Buffers of one thread: decisions of the tile; decisions made and where they start; words of two bytes of U."""
     size = TILE + 256
@@ -201,7 +200,7 @@ def _scratch():
     return keep, made, have, np.empty(size // 4, np.uint32), np.empty(size // 4, np.uint32)
 
 
-@register_jitable
+@rule.jitable
 def _tile(scratch, at, first, last, mask, chances):
     """Make decisions from element ``first`` on, at ``at`` in the tile: (how many elements of one p, which p)."""
     keep, made, have, words, words1 = scratch
@@ -214,47 +213,42 @@ def _tile(scratch, at, first, last, mask, chances):
     return n, p
 
 
-def _bit_kernels(sources):
-    @njit(nogil=True, cache=True)
-    def keep_bytes(out, start, shape, steps, mask, chances, first, last):
-        assert sources
-        scratch = _scratch()
-        while first < last:
-            n, _ = _tile(scratch, 0, first, last, mask, chances)
-            _scatter(out, scratch[0], start, first, n, shape, steps)
-            first += n
-
-    @njit(nogil=True, cache=True)
-    def keep_bits(out, mask, chances, first, last):
-        assert sources
-        scratch = _scratch()
-        keep = scratch[0]
-        eights = keep.view(np.uint64)
-        while first < last:
-            n = min(TILE, last - first)
-            at = 0
-            while at < n:
-                at += _tile(scratch, at, first + at, first + n, mask, chances)[0]
-            keep[n : n + 8] = 0
-            packed = out[first // 8 : (first + n + 7) // 8]
-            for i in range(packed.size):
-                packed[i] = np.uint8((eights[i] * np.uint64(0x0102040810204080)) >> np.uint64(56))
-            first += n
-
-    return keep_bytes, keep_bits
+@jit
+def _keep_bytes(out, start, shape, steps, mask, chances, first, last):
+    scratch = _scratch()
+    while first < last:
+        n, _ = _tile(scratch, 0, first, last, mask, chances)
+        _scatter(out, scratch[0], start, first, n, shape, steps)
+        first += n
 
 
-def _float_kernel(sources, widen, narrow, op):
+@jit
+def _keep_bits(out, mask, chances, first, last):
+    scratch = _scratch()
+    keep = scratch[0]
+    eights = keep.view(np.uint64)
+    while first < last:
+        n = min(TILE, last - first)
+        at = 0
+        while at < n:
+            at += _tile(scratch, at, first + at, first + n, mask, chances)[0]
+        keep[n : n + 8] = 0
+        packed = out[first // 8 : (first + n + 7) // 8]
+        for i in range(packed.size):
+            packed[i] = np.uint8((eights[i] * np.uint64(0x0102040810204080)) >> np.uint64(56))
+        first += n
+
+
+def _float_kernel(widen, narrow, op):
     """The kernel y = op(kept, a, b, c, scale), element by element; ``count`` of a, b and c are inputs of it."""
 
-    @register_jitable
+    @rule.jitable
     def body(y, a, b, c, keep, scale):
         for i in range(y.size):
             y[i] = narrow(op(keep[i] != 0, widen(a[i]), widen(b[i]), widen(c[i]), scale))
 
-    @njit(nogil=True, cache=True)
+    @jit
     def kernel(y, a, b, c, count, starts, shape, steps, in_order, in_place, mask, chances, scales, first, last):
-        assert sources
         scratch = _scratch()
         keep = scratch[0]
         ty, ta = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype)
@@ -274,32 +268,31 @@ def _float_kernel(sources, widen, narrow, op):
     return kernel
 
 
-def _sample_kernel(sources, widen, narrow, mean):
+def _sample_kernel(widen, narrow, mean):
     """``mean``: y = x * (sum of the weights of those that keep it * factor), else y = sum of drop(x[s])."""
 
-    @register_jitable
+    @rule.jitable
     def weigh(y, x, total, factor):
         for i in range(y.size):
             y[i] = narrow(rule.weigh(widen(x[i]), total[i], factor))
 
-    @register_jitable
+    @rule.jitable
     def add_weight(total, keep, weight):
         for i in range(total.size):
             total[i] += weight if keep[i] != 0 else type(weight)(0)
 
-    @register_jitable
+    @rule.jitable
     def add_dropped(total, x, keep, scale):
         for i in range(total.size):
             total[i] += rule.select(keep[i] != 0, widen(x[i]), scale)
 
-    @register_jitable
+    @rule.jitable
     def round_once(y, total):
         for i in range(y.size):
             y[i] = narrow(total[i])
 
-    @njit(nogil=True, cache=True)
+    @jit
     def kernel(y, x, x_step, starts, shape, steps, in_order, mask, mask_step, thresholds, weights, factor, first, last):
-        assert sources
         keep, made, have, words, words1 = _scratch()
         ty, tx, total = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype), np.empty(TILE, weights.dtype)
         seed, stream, offset, mask_shape, mask_steps, stored = mask
@@ -326,12 +319,10 @@ def _sample_kernel(sources, widen, narrow, mean):
     return kernel
 
 
-_keep_bytes, _keep_bits = _bit_kernels(_SOURCES)
-
 # dtype's name -> what its memory is seen as, what it is computed in, and how it gets there and back
 _DTYPES = {
-    "float32": (np.float32, np.float32, rule.same, rule.same),
-    "float64": (np.float64, np.float64, rule.same, rule.same),
+    "float32": (np.float32, np.float32, np.float32, np.float32),
+    "float64": (np.float64, np.float64, np.float64, np.float64),
     "float16": (np.uint16, np.float32, rule.f16_to_f32, rule.f32_to_f16),
     "bfloat16": (np.uint16, np.float32, rule.bf16_to_f32, rule.f32_to_bf16),
 }
@@ -339,19 +330,19 @@ _DTYPES = {
 
 @cache
 def _kernel(dtype, op):
-    return _float_kernel(_SOURCES, *_DTYPES[dtype][2:], op)
+    return _float_kernel(*_DTYPES[dtype][2:], op)
 
 
 @cache
 def _samples(dtype, mean):
-    return _sample_kernel(_SOURCES, *_DTYPES[dtype][2:], mean)
+    return _sample_kernel(*_DTYPES[dtype][2:], mean)
 
 
 def _elementwise(op, y, inputs, mask):
     """y = op(inputs) under ``mask``; ``y`` may be one of them."""
     seen_as, computed_in, _, _ = _DTYPES[y.dtype.name]
     arrays = [y, *inputs]
-    memory, starts = zip(*(_flat(one, seen_as) for one in arrays), strict=True)
+    memory, starts = zip(_flat(y, seen_as, True), *(_flat(one, seen_as) for one in inputs), strict=True)
     memory += memory[1:2] * (4 - len(memory))
     shape, steps = _walk(y.shape, *map(_steps, arrays))
     in_order = np.array([one.flags.c_contiguous for one in arrays])
@@ -368,7 +359,7 @@ def _elementwise(op, y, inputs, mask):
 
 def keep(out, mask):
     """Write the decisions: ``out`` is bool, of the mask's shape."""
-    flat, start = _flat(out, np.uint8)
+    flat, start = _flat(out, np.uint8, True)
     shape, (steps,) = _walk(out.shape, _steps(out))
     _run(_keep_bytes, out.size, (flat, start, shape, steps, _source(mask, out.shape), _chances(mask, out.shape)))
 
@@ -431,7 +422,7 @@ def sample_sum(dx, dy, mask):
 
 def _run_samples(mean, y, x, mask, weights, factor):
     seen_as, computed_in, _, _ = _DTYPES[y.dtype.name]
-    (y1, y_start), (x1, x_start) = _flat(y, seen_as), _flat(x, seen_as)
+    (y1, y_start), (x1, x_start) = _flat(y, seen_as, True), _flat(x, seen_as)
     one = x if mean else x[0]
     shape, steps = _walk(y.shape, _steps(y), _steps(one))
     in_order = np.array([y.flags.c_contiguous, one.flags.c_contiguous])
@@ -454,16 +445,25 @@ def _run_samples(mean, y, x, mask, weights, factor):
 # -- what the kernels take ---------------------------------------------------------------------------------------------
 
 
-def _flat(array, dtype):
-    """All memory that ``array`` spans, as one dimension of ``dtype``, and where its first element is in it."""
+def _flat(array, dtype, writable=False):
+    """All memory that ``array`` spans, as one dimension of ``dtype``, and where its first element is in it.
+
+    Whether an array can be written is part of its type: no input can, so each kernel is compiled once.
+    """
     low = tuple(-1 if step < 0 else 0 for step in array.strides)
     reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
     before = -sum(step for step in reach if step < 0)
     after = sum(step for step in reach if step > 0)
     span = (before + after) // array.itemsize + 1
     first = array[(*[slice(at, None) if at else slice(0, 1) for at in low], ...)]
-    flat = np.lib.stride_tricks.as_strided(first, (span,), (array.itemsize,)).view(dtype)
-    return flat, before // array.itemsize
+    flat = np.lib.stride_tricks.as_strided(first, (span,), (array.itemsize,), writeable=writable)
+    return flat.view(dtype), before // array.itemsize
+
+
+def _read_only(array):
+    array = array.view()
+    array.flags.writeable = False
+    return array
 
 
 def _steps(array):
@@ -475,15 +475,13 @@ def _walk(shape, *steps, dtype=np.int64):
     return np.array(shape, np.int64), [np.array(at, dtype) for at in steps]
 
 
-_NOTHING_STORED = np.empty(0, np.uint8)
+_NOTHING_STORED = _read_only(np.empty(0, np.uint8))
 
 
 def _source(mask, shape):
     """The kernels' `mask`, broadcast to ``shape``."""
     shape, (steps,) = _walk(shape, mask.strides_for(shape), dtype=np.uint64)
-    stored = _NOTHING_STORED if mask._stored is None else mask._stored
-    stored = stored.view()
-    stored.flags.writeable = False
+    stored = _NOTHING_STORED if mask._stored is None else _read_only(mask._stored)
     return np.uint64(mask.seed or 0), np.uint64(mask.stream or 0), np.uint64(mask._offset), shape, steps, stored
 
 

@@ -20,12 +20,12 @@ from .numba_cuda_parts import (
     DTYPES,
     EACH,
     LOW60,
-    SOURCES,
     THREADS,
     chances,
     decide,
     first_of,
     flags4,
+    jit,
     kept_byte,
     launch,
     load16,
@@ -50,45 +50,39 @@ PART = 1 << 16  # elements under one p from which on a launch for each p is quic
 # -- kernels -----------------------------------------------------------------------------------------------------------
 
 
-def _build(sources):
-    """Kernels that do not know dtypes."""
+@jit
+def bits_lanes(out, n, head, base, seed, stream, threshold):
+    # Two neighbouring lanes a thread: a byte of each of the four words. `head` is a multiple of 8.
+    thread = np.int64(cuda.grid(1))
+    first = first_of(thread, head, 3)
+    call = base + np.uint64(2 * thread)
+    f0, f1, f2, f3 = rule.keep_flags(seed, stream, call & np.uint64(LOW60), threshold)
+    g0, g1, g2, g3 = rule.keep_flags(seed, stream, (call + np.uint64(1)) & np.uint64(LOW60), threshold)
+    for word in range(4):
+        at = first + 64 * word
+        if 0 <= at < n:
+            low = rule.nibble(pick(f0, f1, f2, f3, word))
+            high = rule.nibble(pick(g0, g1, g2, g3, word))
+            byte = np.uint32(low | high << np.uint32(4))
+            if n - at < 8:
+                byte = np.uint32(byte & np.uint32((1 << (n - at)) - 1))
+            out[at >> 3] = np.uint8(byte)
 
-    @cuda.jit(cache=True)
-    def bits_lanes(out, n, head, base, seed, stream, threshold):
-        # Two neighbouring lanes a thread: a byte of each of the four words. `head` is a multiple of 8.
-        assert sources
-        thread = np.int64(cuda.grid(1))
-        first = first_of(thread, head, 3)
-        call = base + np.uint64(2 * thread)
-        f0, f1, f2, f3 = rule.keep_flags(seed, stream, call & np.uint64(LOW60), threshold)
-        g0, g1, g2, g3 = rule.keep_flags(seed, stream, (call + np.uint64(1)) & np.uint64(LOW60), threshold)
-        for word in range(4):
-            at = first + 64 * word
-            if 0 <= at < n:
-                low = rule.nibble(pick(f0, f1, f2, f3, word))
-                high = rule.nibble(pick(g0, g1, g2, g3, word))
-                byte = np.uint32(low | high << np.uint32(4))
-                if n - at < 8:
-                    byte = np.uint32(byte & np.uint32((1 << (n - at)) - 1))
-                out[at >> 3] = np.uint8(byte)
 
-    @cuda.jit(cache=True)
-    def bits_anywhere(out, n, shape, steps, each, offset, seed, stream, threshold, thresholds, stored, kind):
-        # Any mask: a byte a thread, eight decisions one by one.
-        assert sources
-        thread = np.int64(cuda.grid(1))
-        byte = np.uint32(0)
-        for bit in range(8):
-            at = 8 * thread + bit
-            if at < n:
-                index = offset + np.uint64(locate(at, shape, steps))
-                t = threshold_at(thresholds, locate(at, shape, each), threshold, kind)
-                if decide(seed, stream, index, t, stored, kind):
-                    byte = np.uint32(byte | np.uint32(1 << bit))
-        if 8 * thread < n:
-            out[thread] = np.uint8(byte)
-
-    return bits_lanes, bits_anywhere
+@jit
+def bits_anywhere(out, n, shape, steps, each, offset, seed, stream, threshold, thresholds, stored, kind):
+    # Any mask: a byte a thread, eight decisions one by one.
+    thread = np.int64(cuda.grid(1))
+    byte = np.uint32(0)
+    for bit in range(8):
+        at = 8 * thread + bit
+        if at < n:
+            index = offset + np.uint64(locate(at, shape, steps))
+            t = threshold_at(thresholds, locate(at, shape, each), threshold, kind)
+            if decide(seed, stream, index, t, stored, kind):
+                byte = np.uint32(byte | np.uint32(1 << bit))
+    if 8 * thread < n:
+        out[thread] = np.uint8(byte)
 
 
 def _gelu(computed):
@@ -113,7 +107,7 @@ def _gelu(computed):
     return gelu_drop, gelu_drop_backward
 
 
-def _build_for(sources, widen, narrow, computed, lanes):
+def _build_for(widen, narrow, computed, lanes):
     """Kernels of one dtype: ``lanes`` of the layout a thread, arithmetic in the type ``computed``."""
     group = 4 * lanes  # consecutive elements of a thread, in each of the four words
     shift = 4 if lanes == 1 else 3  # 2**shift threads make the decisions of a block of 256 elements
@@ -172,9 +166,8 @@ def _build_for(sources, widen, narrow, computed, lanes):
             def run(f, g, v, w, scale):
                 return four(f, v, w, scale)
 
-        @cuda.jit(cache=True)
+        @jit
         def kernel(y, a, b, n, head, aligned, base, seed, stream, threshold, scale):
-            assert sources
             thread = np.int64(cuda.grid(1))
             first = first_of(thread, head, shift)
             if first >= n:
@@ -224,10 +217,9 @@ def _build_for(sources, widen, narrow, computed, lanes):
         def added(f, g, v, b, r, scale):
             return four_added(f, v, b, r, scale)
 
-    @cuda.jit(cache=True)
+    @jit
     def dropout_add(y, x, residual, bias, columns, n, head, aligned, base, seed, stream, threshold, scale):
         # bias: along the last axis, `columns` long; 0: none
-        assert sources
         thread = np.int64(cuda.grid(1))
         first = first_of(thread, head, shift)
         if first >= n:
@@ -262,12 +254,11 @@ def _build_for(sources, widen, narrow, computed, lanes):
     def anywhere(op, count):
         """y = op(kept, a, b, c, scale) with ``count`` inputs, any strides and any mask: four elements a thread."""
 
-        @cuda.jit(cache=True)
+        @jit
         def kernel(
             y, a, b, c, starts, n, shape, y_steps, a_steps, b_steps, c_steps, m_steps, each_steps,
             offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
         ):  # fmt: skip
-            assert sources
             e = 4 * np.int64(cuda.grid(1))
             if e >= n:
                 return
@@ -310,13 +301,12 @@ def _build_for(sources, widen, narrow, computed, lanes):
 
         return kernel
 
-    @cuda.jit(cache=True)
+    @jit
     def sum_anywhere(
         dx, dy, starts, n, shape, dx_steps, dy_steps, m_steps, each_steps, terms, inner, dy_inner, m_inner, each_inner,
         offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
     ):  # fmt: skip
         # dx = the sum of select(mask, dy) over the axes `inner`, in order, rounded once: an element of dx a thread.
-        assert sources
         e = np.int64(cuda.grid(1))
         if e < n:
             dy_at, m_at, each_at = locate3(e, shape, dy_steps, m_steps, each_steps)
@@ -347,10 +337,9 @@ def _build_for(sources, widen, narrow, computed, lanes):
             sums[3] + (weight if kept_byte(flags, 3) else computed(0)),
         )
 
-    @cuda.jit(cache=True)
+    @jit
     def sample_mean(y, x, n, samples, offset, seed, stream, threshold, factor, thresholds, weights, stored, kind):
         # y = x * (sum of the weights of the samples that keep it * factor), four elements a thread; one p: weight 1
-        assert sources
         e = 4 * np.int64(cuda.grid(1))
         if e < n:
             sums = (computed(0), computed(0), computed(0), computed(0))
@@ -367,10 +356,9 @@ def _build_for(sources, widen, narrow, computed, lanes):
             if e + 3 < n:
                 y[e + 3] = narrow(rule.weigh(widen(x[e + 3]), sums[3], factor))
 
-    @cuda.jit(cache=True)
+    @jit
     def bias_parts(parts, dy, rows, columns, height, offset, seed, stream, threshold, scale):
         # parts[i] = sum of select(mask, dy) over the i-th `height` rows, a column a thread
-        assert sources
         c = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
         part = np.int64(cuda.blockIdx.y)
         if c >= columns:
@@ -382,9 +370,8 @@ def _build_for(sources, widen, narrow, computed, lanes):
             whole += rule.select(kept, widen(dy[at]), scale)
         parts[part * columns + c] = whole
 
-    @cuda.jit(cache=True)
+    @jit
     def sum_parts(db, parts, height, columns):
-        assert sources
         c = np.int64(cuda.grid(1))
         if c < columns:
             whole = computed(0)
@@ -405,13 +392,10 @@ def _build_for(sources, widen, narrow, computed, lanes):
     return kernels | {kernel.py_func.__name__: kernel for kernel in more}
 
 
-bits_kernels = _build(SOURCES)
-
-
 @cache
 def kernels_of(dtype):
     """The kernels of one dtype by name."""
-    return _build_for(SOURCES, *DTYPES[dtype])
+    return _build_for(*DTYPES[dtype])
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------
@@ -431,19 +415,18 @@ def _lane_arguments(mask, aligned, group):
 
 def keep_bits(out, mask, stream):
     """Write the decisions packed: ``out`` is uint8, (size + 7) // 8 of them."""
-    lanes, anywhere = bits_kernels
     n, head = mask.size, mask._offset & 255
     if _plain(mask) and head % 8 == 0:
         arguments = _lane_arguments(mask, True, 8)
         threshold, _ = one_chance(mask.p, "float32")
         threads = 8 * -(-(head + n) // 256)
-        launch(lanes, threads, stream, out.kernel_argument(), n, head, *arguments[2:], threshold)
+        launch(bits_lanes, threads, stream, out.kernel_argument(), n, head, *arguments[2:], threshold)
     else:
         walk = wide(mask.shape, mask_steps(mask, mask.shape), p_steps(mask, mask.shape))
         threshold, _, thresholds, _ = chances(mask, out, stream)
         stored, kind = stored_bits(mask, out, stream)
         arguments = np.uint64(mask._offset), *source(mask), threshold, thresholds, stored, kind
-        launch(anywhere, out.size, stream, out.kernel_argument(), n, *walk, *arguments)
+        launch(bits_anywhere, out.size, stream, out.kernel_argument(), n, *walk, *arguments)
 
 
 def elementwise(op, y, inputs, mask, stream):

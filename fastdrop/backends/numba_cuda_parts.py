@@ -9,8 +9,6 @@ In Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the kernels run as plain Python.
 """
 
 from functools import lru_cache
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 from numba import config, cuda, types
@@ -27,17 +25,18 @@ BLOCKS = 1 if config.ENABLE_CUDASIM else 128  # of every launch, at least: Numba
 LOW60 = (1 << 60) - 1
 EACH, STORED = 1, 2  # kinds of mask: a p for each part, decisions of the user's own
 
-# Numba's disk cache looks at one source file's time only: kernels close over a digest of all that they are made of.
-_FILES = Path(rule.__file__), *sorted(Path(__file__).parent.glob("numba_cuda*.py"))
-SOURCES = sha256(b"".join(file.read_bytes() for file in _FILES)).hexdigest()
-
 # dtype -> how a number gets to what it is computed in and back, what that is, and a thread's lanes of the layout
 DTYPES = {
-    "float32": (rule.same, rule.same, np.float32, 1),
-    "float64": (rule.same, rule.same, np.float64, 1),
+    "float32": (np.float32, np.float32, np.float32, 1),
+    "float64": (np.float64, np.float64, np.float64, 1),
     "float16": (rule.f16_to_f32, rule.f32_to_f16, np.float32, 2),
     "bfloat16": (rule.bf16_to_f32, rule.f32_to_bf16, np.float32, 2),
 }
+
+
+def jit(function):
+    """A kernel: compiled at first use and kept on disk."""
+    return cuda.jit(cache=True)(rule.named(function))
 
 
 # -- 16 bytes at once --------------------------------------------------------------------------------------------------
@@ -111,12 +110,12 @@ def store16(array, index, values):
 
 @overload(load16)
 def _(array, index):
-    return lambda array, index: _load16(array, np.int64(index))
+    return rule.named(lambda array, index: _load16(array, np.int64(index)))
 
 
 @overload(store16)
 def _(array, index, values):
-    return lambda array, index, values: _store16(array, np.int64(index), values)
+    return rule.named(lambda array, index, values: _store16(array, np.int64(index), values))
 
 
 # -- pieces of kernels -------------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from .numba_cuda_parts import (
     AXES,
     DTYPES,
     EACH,
-    SOURCES,
     THREADS,
     chances,
     flags4,
+    jit,
     kept_byte,
     launch_rows,
     locate,
@@ -40,10 +40,11 @@ def _row_of_block():
     return np.int64(cuda.blockIdx.y) * np.int64(cuda.gridDim.x) + np.int64(cuda.blockIdx.x)
 
 
-def _build_for(sources, widen, narrow, computed):
+def _build_for(widen, narrow, computed):
     """Kernels of one dtype, arithmetic in the type ``computed``."""
     shared_type = types.float64 if computed is np.float64 else types.float32
-    exp, log, expm1 = math.exp, math.log, math.expm1
+    exp, log1p, expm1 = math.exp, math.log1p, math.expm1
+    lowest, great = computed(np.finfo(computed).min), computed(2.0**64)
 
     # -- rows: one block each, sums by a tree over its threads ---------------------------------------------------------
 
@@ -84,13 +85,12 @@ def _build_for(sources, widen, narrow, computed):
             return widen(scores[at]) + computed(seen[there])
         return widen(scores[at])
 
-    @cuda.jit(cache=True)
+    @jit
     def softmax_dropout(
         y, saved, scores, rows, columns, seen, seen_kind, lead, steps, each_steps,
         offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
     ):  # fmt: skip
         # Attention weights. `saved` takes the largest score and 1 / sum of each row, which the backward needs.
-        assert sources
         shared = cuda.shared.array(THREADS, shared_type)
         row = _row_of_block()
         if row >= rows:
@@ -125,13 +125,12 @@ def _build_for(sources, widen, narrow, computed):
                     p = exp(score(scores, seen, seen_kind, start + c, there + c * step) - top) * share
                     y[start + c] = narrow(rule.select(kept_byte(flags, k), p, scale))
 
-    @cuda.jit(cache=True)
+    @jit
     def softmax_dropout_backward(
         dscores, dy, saved, scores, rows, columns, seen, seen_kind, lead, steps, each_steps,
         offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
     ):  # fmt: skip
         # With p the softmax and g = select(mask, dy): dscores = p * (g - sum(g * p)).
-        assert sources
         shared = cuda.shared.array(THREADS, shared_type)
         row = _row_of_block()
         if row >= rows:
@@ -163,30 +162,43 @@ def _build_for(sources, widen, narrow, computed):
                 dot = total(shared, part)
 
     @rule.inline
-    def terms(a, b, top_a, top_b, share_a, share_b, shift_ab):
-        """p, q, p - q and t = log(p / q) of one class; all 0 where both logits are -inf.
+    def below(x, top):
+        """x - top as a rounded difference and what the rounding took off; for no class that is allowed -inf."""
+        high = x - top
+        if lowest < high:
+            back = high - x
+            return high, (x - (high - back)) - (top + back)
+        return (lowest if x > computed(-np.inf) else high), computed(0)
 
-        p - q comes from expm1(t), so that it keeps its digits where the two distributions nearly agree.
+    @rule.inline
+    def exponential(high, low, sharpness):
+        """exp((high + low) * sharpness) * great, which has its digits where the exponential itself has lost some."""
+        root = exp(computed(0.5) * sharpness * high)
+        return root * great * (root + root * (low * sharpness))
+
+    @rule.inline
+    def compared(a, b, top_a, top_b, sharpness):
+        """Exponentials of one class of both logits, their difference, and the logarithm of their ratio.
+
+        What nearly agrees is never subtracted once it has been rounded.
         """
-        p = exp(a - top_a) * share_a
-        q = exp(b - top_b) * share_b
-        t = computed(0) if a == b else a - b
-        t = t - shift_ab if p != computed(0) or q != computed(0) else computed(0)
-        gap = computed(0)
-        if t < computed(0):
-            gap = q * expm1(t)
-        elif t > computed(0):
-            gap = -p * expm1(-t)
-        return p, q, gap, t
+        high_a, low_a = below(a, top_a)
+        high_b, low_b = below(b, top_b)
+        ea, eb = exponential(high_a, low_a, sharpness), exponential(high_b, low_b, sharpness)
+        d = computed(0)
+        if high_a != high_b or low_a != low_b:
+            d = ((high_a - high_b) + (low_a - low_b)) * sharpness
+            if abs(d) == computed(np.inf) and a > computed(-np.inf) and b > computed(-np.inf):
+                d = lowest if d < computed(0) else -lowest
+        return ea, eb, (-ea if d > computed(0) else eb) * expm1(-abs(d)), d
 
-    @cuda.jit(cache=True)
+    @jit
     def pair_loss(
         loss, ce, kl, da, db, a, b, labels, ignored, count, rows, columns,
         has_labels, has_ignored, ignore_index, smoothing, alpha, sharpness, factor, divide,
     ):  # fmt: skip
         # Of each row, of the logits times `sharpness`: ce = (CE(a) + CE(b)) / 2 if there are labels,
         # kl = (KL(a || b) + KL(b || a)) / 2, and the gradients of factor * (ce + alpha * kl), over count[0] if asked.
-        assert sources
         shared = cuda.shared.array(THREADS, shared_type)
         row = _row_of_block()
         if row >= rows:
@@ -207,71 +219,96 @@ def _build_for(sources, widen, narrow, computed):
             return
         top_a = top_b = computed(-np.inf)
         for c in range(thread, columns, THREADS):
-            top_a = max(top_a, widen(a[start + c]) * sharpness)
-            top_b = max(top_b, widen(b[start + c]) * sharpness)
+            top_a = max(top_a, widen(a[start + c]))
+            top_b = max(top_b, widen(b[start + c]))
         top_a = largest(shared, top_a)
         top_b = largest(shared, top_b)
         if top_a == computed(-np.inf):
             top_a = computed(0)
         if top_b == computed(-np.inf):
             top_b = computed(0)
-        sum_a = sum_b = all_a = all_b = computed(0)
+        small_a = small_b = largest_a = largest_b = more = logits = computed(0)
         for c in range(thread, columns, THREADS):
-            la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
-            sum_a += exp(la - top_a)
-            sum_b += exp(lb - top_b)
+            x, z = widen(a[start + c]), widen(b[start + c])
+            ea, eb, gap, _ = compared(x, z, top_a, top_b, sharpness)
+            more += gap
+            if x - top_a == computed(0):
+                largest_a += computed(1)
+            else:
+                small_a += ea
+            if z - top_b == computed(0):
+                largest_b += computed(1)
+            else:
+                small_b += eb
             if smoothing > computed(0):
-                all_a += la
-                all_b += lb
-        sum_a, sum_b = total(shared, sum_a), total(shared, sum_b)
-        share_a = computed(1) / sum_a if sum_a > computed(0) else computed(0)
-        share_b = computed(1) / sum_b if sum_b > computed(0) else computed(0)
-        log_a = log(sum_a) if sum_a > computed(0) else computed(0)
-        log_b = log(sum_b) if sum_b > computed(0) else computed(0)
-        shift_ab = (top_a - top_b) + (log_a - log_b)
+                logits += (x - top_a) * sharpness + (z - top_b) * sharpness
+        small_a, small_b = total(shared, small_a) / great, total(shared, small_b) / great
+        largest_a, largest_b = total(shared, largest_a), total(shared, largest_b)
+        more = total(shared, more) / great  # sum_a - sum_b
+        sum_a, sum_b = largest_a + small_a, largest_b + small_b
+        share_a = computed(1) / sum_a if sum_a != computed(0) else computed(0)
+        share_b = computed(1) / sum_b if sum_b != computed(0) else computed(0)
+        # Sums less 1, the largest's own term, keep what the others add to it.
+        rest_a, rest_b = small_a + (largest_a - computed(1)), small_b + (largest_b - computed(1))
+        log_a = log1p(rest_a) if sum_a != computed(0) else computed(0)
+        log_b = log1p(rest_b) if sum_b != computed(0) else computed(0)
+        shift = log_a - log_b
+        if abs(more) < computed(0.5) * sum_b:
+            shift = log1p(more / sum_b)
         both = mean_p = mean_q = one_sided = computed(0)
         for c in range(thread, columns, THREADS):
-            la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
-            p, q, gap, t = terms(la, lb, top_a, top_b, share_a, share_b, shift_ab)
-            if (la == computed(-np.inf)) != (lb == computed(-np.inf)):
+            x, z = widen(a[start + c]), widen(b[start + c])
+            if (x == computed(-np.inf)) != (z == computed(-np.inf)):
                 one_sided = computed(1)
             else:
-                both += gap * t
-                mean_p += p * t
-                mean_q += q * t
-        both, mean_p, mean_q = total(shared, both), total(shared, mean_p), total(shared, mean_q)
-        infinite = largest(shared, one_sided) > computed(0)  # then the gradient of kl has no value, and is left out
+                ea, eb, gap, d = compared(x, z, top_a, top_b, sharpness)
+                t = d - shift  # log(p / q)
+                both += (gap - eb * share_b * more) * share_a * t
+                mean_p += ea * share_a * t
+                mean_q += eb * share_b * t
+        both, mean_p, mean_q = total(shared, both) / great, total(shared, mean_p) / great, total(shared, mean_q) / great
+        # Where a class is allowed on one side alone, the gradient of kl has no value, and is left out.
+        infinite = largest(shared, one_sided) > computed(0) and not math.isnan(sum_a + sum_b)
         smooth = smoothing / computed(columns)
-        all_a, all_b = total(shared, all_a), total(shared, all_b)
+        if smoothing > computed(0):
+            logits = total(shared, logits)
         empty = sum_a == computed(0) and sum_b == computed(0)  # every class is masked: no distribution, no loss
         if thread == 0:
-            kl[row] = computed(np.inf) if infinite else computed(0.5) * both
+            kl[row] = computed(np.inf) if infinite else computed(0.5) * (computed(0) if both < computed(0) else both)
             ce[row] = computed(0)
             if has_labels and not empty:
                 ce[row] = computed(np.nan)  # a label that is no class
                 if 0 <= label < columns:
-                    hard = (top_a + log_a) + (top_b + log_b)
+                    hard = computed(0)
                     if smoothing < computed(1):
-                        on_label = widen(a[start + label]) * sharpness + widen(b[start + label]) * sharpness
-                        hard -= (computed(1) - smoothing) * on_label
+                        on_a, on_b = widen(a[start + label]) - top_a, widen(b[start + label]) - top_b
+                        hard += (computed(1) - smoothing) * ((log_a - on_a * sharpness) + (log_b - on_b * sharpness))
                     if smoothing > computed(0):
-                        hard -= smooth * (all_a + all_b)
+                        hard += smooth * (computed(columns) * (log_a + log_b) - logits)
                     ce[row] = computed(0.5) * hard
             loss[row] = ce[row] + (alpha * kl[row] if alpha > computed(0) else computed(0))
         cuda.syncthreads()  # da may be a, whose label has been read
         half = computed(0.5) * sharpness * (factor / computed(count[0]) if divide else factor)
         share_kl = computed(0) if infinite else alpha
         for c in range(thread, columns, THREADS):
-            la, lb = widen(a[start + c]) * sharpness, widen(b[start + c]) * sharpness
-            p, q, gap, t = terms(la, lb, top_a, top_b, share_a, share_b, shift_ab)
+            x, z = widen(a[start + c]), widen(b[start + c])
+            ea, eb, gap, d = compared(x, z, top_a, top_b, sharpness)
+            p, q = ea * share_a, eb * share_b
             ga = gb = computed(0)
             if share_kl > computed(0):
-                ga = share_kl * (p * (t - mean_p) + gap)
-                gb = -share_kl * (q * (t - mean_q) + gap)
+                t = d - shift
+                gap = (gap - q * more) * share_a
+                ga = share_kl * (p * (t - mean_p) + gap) / great
+                gb = -share_kl * (q * (t - mean_q) + gap) / great
             if has_labels and not empty:
-                target = smooth + (computed(1) - smoothing if c == label else computed(0))
-                ga += p - target
-                gb += q - target
+                p, q = p / great, q / great
+                if c == label:
+                    p = -rest_a * share_a if x == top_a else p - computed(1)
+                    q = -rest_b * share_b if z == top_b else q - computed(1)
+                    ga += smoothing
+                    gb += smoothing
+                ga += p - smooth
+                gb += q - smooth
             da[start + c] = narrow(half * ga)
             db[start + c] = narrow(half * gb)
 
@@ -282,10 +319,9 @@ def _build_for(sources, widen, narrow, computed):
         more = whole + value
         return more, ((more - whole) - value if abs(more) < computed(np.inf) else computed(0))
 
-    @cuda.jit(cache=True)
+    @jit
     def count_rows(count, labels, ignored, rows, has_labels, has_ignored, ignore_index):
         # How many rows are not ignored, at least 1; the first block's work.
-        assert sources
         if cuda.blockIdx.x > 0:
             return
         shared = cuda.shared.array(THREADS, shared_type)
@@ -299,10 +335,9 @@ def _build_for(sources, widen, narrow, computed):
         if cuda.threadIdx.x == 0:
             count[0] = max(n, computed(1))
 
-    @cuda.jit(cache=True)
+    @jit
     def sum_rows(loss, whole_ce, whole_kl, ce, kl, count, rows, alpha, factor, divide):
         # The first block's work.
-        assert sources
         if cuda.blockIdx.x > 0:
             return
         shared = cuda.shared.array(THREADS, shared_type)
@@ -325,7 +360,7 @@ def _build_for(sources, widen, narrow, computed):
 @cache
 def kernels_of(dtype):
     """The kernels of one dtype by name."""
-    return _build_for(SOURCES, *DTYPES[dtype][:3])
+    return _build_for(*DTYPES[dtype][:3])
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------

@@ -7,12 +7,8 @@ Threads take ranges of whole rows, so results do not depend on their number.
 
 import math
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
-from numba import njit
-from numba.extending import register_jitable
 
 from ..rule import scale_of
 from . import numba_cpu as cpu
@@ -20,20 +16,20 @@ from . import numba_rule as rule
 from . import reference_rows
 from .reference_rows import NOTHING
 
-_SOURCES = cpu._SOURCES + sha256(Path(__file__).read_bytes()).hexdigest()
-_locate, _scratch, _tile, TILE = cpu._locate, cpu._scratch, cpu._tile, cpu.TILE
+jit, _locate, _scratch, _tile, TILE = cpu.jit, cpu._locate, cpu._scratch, cpu._tile, cpu.TILE
 COST = 8  # an element here costs about what 8 cost in a plain dropout: fewer of them make a second thread pay
 
 
 # Loops are kept to one thing each: LLVM vectorises those, and no call of libm's exp, and no sum of floats in order.
 
 _MAGIC = 6755399441055744.0  # 1.5 * 2**52: adding it leaves the nearest integer in the low bits
+_LOWEST = -1.7976931348623157e308
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
 
 
 @rule.inline
-def _exp(x):
-    """exp(x) for x <= 700, to 2e-16; below -708 it is 0."""
+def _exp_parts(x):
+    """(exp(r) - 1, 2**k) for x = k * log(2) + r, where -708 <= x <= 700, to 2e-16."""
     shifted = x * _LOG2E + _MAGIC
     k = shifted - _MAGIC
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW  # |r| <= ln(2) / 2, where this series is right to the last bit
@@ -49,13 +45,25 @@ def _exp(x):
     series = series * r + 1 / 24.0
     series = series * r + 1 / 6.0
     series = series * r + 0.5
-    series = series * r * r + r + 1.0
     exponent = (np.float64(shifted).view(np.int64) + np.int64(1023)) << np.int64(52)
-    two_to_k = np.int64(exponent).view(np.float64)
-    return 0.0 if x < -708.0 else series * two_to_k
+    return series * r * r + r, np.int64(exponent).view(np.float64)
 
 
-@register_jitable
+@rule.inline
+def _exp(x):
+    """exp(x) for x <= 700; below -708 it is 0."""
+    less_one, power = _exp_parts(x)
+    return 0.0 if x < -708.0 else (less_one + 1.0) * power
+
+
+@rule.inline
+def _expm1(x):
+    """exp(x) - 1 for x <= 700."""
+    less_one, power = _exp_parts(x)
+    return -1.0 if x < -708.0 else less_one * power + (power - 1.0)
+
+
+@rule.jitable
 def _sum(x):
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
     whole = x.size - x.size % 8
@@ -73,40 +81,67 @@ def _sum(x):
     return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
 
 
-@register_jitable
+@rule.jitable
 def _largest(x):
-    """The largest, NaN if there is one, 0 if all are -inf."""
+    """The largest that is no NaN, 0 if all are -inf: a NaN comes back in every sum."""
     top = -np.inf
     for i in range(x.size):
-        if not x[i] <= top:
+        if x[i] > top:
             top = x[i]
     return 0.0 if top == -np.inf else top
 
 
-@register_jitable
-def _softmax(p, x):
-    """p = softmax(x), x = its logarithm; returns whether any class is allowed (p is 0 if none is)."""
+@rule.jitable
+def _exponentials(p, x, temperature):
+    """x = (x - its largest) / temperature, p = exp(x); (where the largest is, or -1; the sum of p without it; with it).
+
+    Without it, for of 1 + rest neither rest nor log1p(rest) could be told where rest is small.
+    """
     top = _largest(x)
+    place = -1
     for i in range(x.size):
-        p[i] = _exp(x[i] - top)
-    total = _sum(p)
-    share, log_sum = (1.0 / total, top + math.log(total)) if total != 0.0 else (0.0, top)
+        if x[i] == top:
+            place = i
+            break
+    factor = 1 / temperature
     for i in range(x.size):
-        p[i] *= share
+        below = (x[i] - top) * factor
+        x[i] = _LOWEST if below < _LOWEST and x[i] != -np.inf else below  # -inf: a class that is not allowed
     for i in range(x.size):
-        x[i] -= log_sum
-    return total != 0.0
+        p[i] = _exp(x[i])
+    if place < 0:
+        rest = _sum(p)
+        return place, rest, rest
+    largest = p[place]  # 1, or NaN for an infinite logit
+    p[place] = 0.0
+    rest = _sum(p) + (largest - 1.0)
+    p[place] = largest
+    return place, rest, 1.0 + rest
 
 
-@register_jitable
-def _times_ratio(out, p, x, y, mean):
-    """out = p * (log(p / q) - mean): 0 where p is 0; x and y are the logarithms of p and q."""
+@rule.jitable
+def _log_of_sum(place, rest):
+    return math.log1p(rest) if place >= 0 else 0.0 if rest == 0.0 else math.log(rest)
+
+
+@rule.jitable
+def _differences(u, d, p, q, x, y):
+    """d = x - y, 0 where neither class is allowed; u = p - q of exponentials, right where they nearly agree."""
+    for i in range(u.size):
+        d[i] = 0.0 if x[i] == y[i] else x[i] - y[i]
+    for i in range(u.size):
+        u[i] = _expm1(-abs(d[i])) * (-p[i] if d[i] > 0 else q[i])
+
+
+@rule.jitable
+def _dot(out, p, t):
+    """The sum of p * t; ``out`` is room for the products."""
     for i in range(out.size):
-        t = 0.0 if x[i] == y[i] else x[i] - y[i]
-        out[i] = 0.0 if p[i] == 0.0 else p[i] * (t - mean)
+        out[i] = p[i] * t[i]
+    return _sum(out)
 
 
-@register_jitable
+@rule.jitable
 def _one_sided(x, y):
     count = 0
     for i in range(x.size):
@@ -114,33 +149,46 @@ def _one_sided(x, y):
     return count > 0
 
 
-@register_jitable
-def _add_cross_entropy(g, p, label, smoothing):
+@rule.jitable
+def _cross_entropy(x, log_sum, label, smoothing):
+    """Of one row; x are logits less the largest."""
+    ce = 0.0
+    if smoothing < 1:
+        ce += (1 - smoothing) * (log_sum - x[label])
+    if smoothing > 0:
+        ce += smoothing * (log_sum - _sum(x) / x.size)
+    return ce
+
+
+@rule.jitable
+def _add_cross_entropy(g, p, label, smoothing, place, missing):
+    """g += half the gradient; ``missing`` is 1 - p[place]."""
     each = smoothing / g.size
+    at_label = g[label] + ((-missing if label == place else p[label] - 1) + (smoothing - each)) / 2
     for i in range(g.size):
         g[i] += (p[i] - each) / 2
-    g[label] -= (1 - smoothing) / 2
+    g[label] = at_label
 
 
-def _losses_kernel(sources, widen, narrow):
-    @register_jitable
-    def read(x, a, at, temperature):
+def _losses_kernel(widen, narrow):
+    @rule.jitable
+    def read(x, a, at):
         for i in range(x.size):
-            x[i] = np.float64(widen(a[at + i])) / temperature
+            x[i] = np.float64(widen(a[at + i]))
 
-    @register_jitable
+    @rule.jitable
     def write(da, at, g, weight):
         zero = widen(da[at])
         for i in range(g.size):
             da[at + i] = narrow(type(zero)(g[i] * weight))
 
-    @njit(nogil=True, cache=True)
+    @jit
     def losses(
         da, db, loss, kl, a, b, starts, steps, n, label, skip, with_ce, temperature, weight, alpha, smoothing,
         first, last,
     ):  # fmt: skip
-        assert sources
-        x, y, p, q, u, v = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+        x, y, p, q = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+        u, v, t = np.empty(n), np.empty(n), np.empty(n)
         for row in range(first, last):
             at = starts + row * steps
             if skip.size and skip[row]:
@@ -148,48 +196,60 @@ def _losses_kernel(sources, widen, narrow):
                 write(da, at[0], u, weight)
                 write(db, at[1], u, weight)
                 continue
-            read(x, a, at[2], temperature)
-            read(y, b, at[3], temperature)
-            some_a, some_b = _softmax(p, x), _softmax(q, y)
-            some = some_a or some_b
-            _times_ratio(u, p, x, y, 0.0)
-            _times_ratio(v, q, x, y, 0.0)
-            mean_p, mean_q = _sum(u), _sum(v)
-            one_sided = _one_sided(x, y)
-            divergence = np.inf if one_sided else (mean_p - mean_q) / 2
+            read(x, a, at[2])
+            read(y, b, at[3])
+            place_a, rest_a, sum_a = _exponentials(p, x, temperature)
+            place_b, rest_b, sum_b = _exponentials(q, y, temperature)
+            share_a = 1 / sum_a if sum_a != 0 else 0.0
+            share_b = 1 / sum_b if sum_b != 0 else 0.0
+            some = sum_a != 0 or sum_b != 0
+            one_sided = _one_sided(x, y) and not math.isnan(sum_a + sum_b)
+            ce = 0.0
+            if with_ce and some:
+                ce += _cross_entropy(x, _log_of_sum(place_a, rest_a), label[row], smoothing) / 2
+                ce += _cross_entropy(y, _log_of_sum(place_b, rest_b), label[row], smoothing) / 2
+            _differences(u, t, p, q, x, y)
+            more = _sum(u)  # sum_a - sum_b
+            if abs(more) < 0.5 * sum_b:
+                log_ratio = math.log1p(more / sum_b)
+            else:
+                log_ratio = _log_of_sum(place_a, rest_a) - _log_of_sum(place_b, rest_b)
+            for i in range(n):
+                p[i] *= share_a
+            for i in range(n):
+                q[i] *= share_b
+            for i in range(n):
+                u[i] = (u[i] - q[i] * more) * share_a  # p - q
+            for i in range(n):
+                t[i] -= log_ratio  # log(p / q)
+            divergence = np.inf if one_sided else _dot(x, u, t) / 2
             if divergence < 0:
                 divergence = 0.0
             loss[row] = divergence
             share = 0.0 if one_sided else alpha / 2
             if share != 0.0:
-                _times_ratio(u, p, x, y, mean_p)
-                _times_ratio(v, q, x, y, mean_q)
+                mean_p, mean_q = _dot(x, p, t), _dot(y, q, t)
                 for i in range(n):
-                    u[i] = share * (u[i] + (p[i] - q[i]))
+                    v[i] = -share * (q[i] * (t[i] - mean_q) + u[i])
                 for i in range(n):
-                    v[i] = -share * (v[i] + (p[i] - q[i]))
+                    u[i] = share * (p[i] * (t[i] - mean_p) + u[i])
             else:
                 u[:] = 0
                 v[:] = 0
             if with_ce:
                 kl[row] = divergence
-                ce = 0.0
-                if some and smoothing < 1:
-                    ce -= (1 - smoothing) * (x[label[row]] + y[label[row]]) / 2
-                if some and smoothing > 0:
-                    ce -= smoothing / n * (_sum(x) + _sum(y)) / 2
                 loss[row] = ce
                 if some:
-                    _add_cross_entropy(u, p, label[row], smoothing)
-                    _add_cross_entropy(v, q, label[row], smoothing)
+                    _add_cross_entropy(u, p, label[row], smoothing, place_a, rest_a * share_a)
+                    _add_cross_entropy(v, q, label[row], smoothing, place_b, rest_b * share_b)
             write(da, at[0], u, weight / temperature)
             write(db, at[1], v, weight / temperature)
 
     return losses
 
 
-def _attention_kernel(sources, widen, narrow):
-    @register_jitable
+def _attention_kernel(widen, narrow):
+    @rule.jitable
     def scores_of(s, x, row, n, bias, allow, bias_shape, bias_steps, allow_shape, allow_steps):
         for i in range(n):
             s[i] = widen(x[row * n + i])
@@ -203,15 +263,14 @@ def _attention_kernel(sources, widen, narrow):
                 if not allow[at + i * step]:
                     s[i] = -np.inf
 
-    @register_jitable
+    @rule.jitable
     def write(y, at, g):
         zero = widen(y[at])
         for i in range(g.size):
             y[at + i] = narrow(type(zero)(g[i]))
 
-    @njit(nogil=True, cache=True)
+    @jit
     def attention(y, log_sum, dy, x, n, bias, allow, walks, mask, chances, scales, forward, first, last):
-        assert sources
         scratch = _scratch()
         keep = scratch[0]
         s, p, g = np.empty(n), np.empty(n), np.empty(n)
@@ -252,12 +311,12 @@ def _attention_kernel(sources, widen, narrow):
 
 @cache
 def _losses(dtype):
-    return _losses_kernel(_SOURCES, *cpu._DTYPES[dtype][2:])
+    return _losses_kernel(*cpu._DTYPES[dtype][2:])
 
 
 @cache
 def _attention(dtype):
-    return _attention_kernel(_SOURCES, *cpu._DTYPES[dtype][2:])
+    return _attention_kernel(*cpu._DTYPES[dtype][2:])
 
 
 def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing):
@@ -266,11 +325,12 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
         everything = op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing
         return reference_rows.row_losses(*everything)
     seen_as = cpu._DTYPES[a.dtype.name][0]
-    memory, starts = zip(*(cpu._flat(one, seen_as) for one in (da, db, a, b)), strict=True)
+    outputs, inputs = [cpu._flat(one, seen_as, True) for one in (da, db)], [cpu._flat(one, seen_as) for one in (a, b)]
+    memory, starts = zip(*outputs, *inputs, strict=True)
     steps = np.array([one.strides[0] // one.itemsize for one in (da, db, a, b)])
     rows, n = a.shape
-    label = np.empty(0, np.int64) if label is None else label
-    skip = np.empty(0, np.bool_) if skip is None else np.ascontiguousarray(skip, np.bool_)
+    label = cpu._read_only(np.empty(0, np.int64) if label is None else label)
+    skip = cpu._read_only(np.empty(0, np.bool_) if skip is None else np.ascontiguousarray(skip, np.bool_))
     arguments = (
         *memory[:2], loss, loss if kl is None else kl, *memory[2:], np.array(starts), steps, n, label, skip,
         op == "r_drop", float(temperature), float(weight), float(alpha) if op == "r_drop" else 1.0, float(smoothing),
@@ -282,11 +342,12 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
     """Softmax over the last axis and dropout, or its gradient: see `reference_rows.softmax_dropout`."""
     seen_as = cpu._DTYPES[x.dtype.name][0]
     n = x.shape[-1]
-    y1, x1, dy1 = (cpu._flat(one, seen_as)[0] for one in (y, x, x if dy is None else dy))
+    y1, _ = cpu._flat(y, seen_as, True)
+    x1, dy1 = (cpu._flat(one, seen_as)[0] for one in (x, x if dy is None else dy))
     extra, walks = [], []
     for one, dtype in ((bias, np.float64), (allow, np.uint8)):
         if one is None:
-            extra.append(np.empty(0, dtype))
+            extra.append(cpu._read_only(np.empty(0, dtype)))
             walks += [np.array([1]), np.array([0, 0])]
         else:
             *lead, step = cpu._steps(one)

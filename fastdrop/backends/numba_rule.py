@@ -10,19 +10,64 @@ scalars, which the plain functions work on, warn where machine integers wrap.
 """
 
 import math
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic, overload, register_jitable
 
-# LLVM leaves a function of Philox's size uninlined and then cannot vectorise the loop around it.
-inline = register_jitable(forceinline=True)
+# -- names of compiled code ------------------------------------------------------------------------------------------
+# Numba calls machine code by module, __qualname__, argument types and a count of what the process has compiled so far.
+# Two closures of one function, compiled by two processes that share a disk cache, can get one name, and in a third
+# process, which loads both, the first runs in the place of the second. And that cache looks at the time of one source
+# file only. So every kernel and every closure is compiled under a name that no other code has, of any version.
+
+_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+_NAMES = set()  # given so far
+
+
+def named(function):
+    """Give a function a ``__qualname__`` of its own, made of the sources, its line and what it closes over."""
+    contents = [_content(cell.cell_contents) for cell in function.__closure__ or ()]
+    made_of = _SOURCES, function.__code__.co_firstlineno, contents
+    function.__qualname__ += f"_{sha256(repr(made_of).encode()).hexdigest()[:16]}"
+    _NAMES.add(function.__qualname__)
+    return function
+
+
+def _content(value):
+    """What code closes over, as something whose repr is the same in every process."""
+    if isinstance(value, tuple):
+        return tuple(map(_content, value))
+    if value is None or isinstance(value, (bool, int, float, str, types.Type)):
+        return repr(value)
+    if isinstance(value, np.generic):
+        return value.dtype.name, value.item()
+    if not callable(value) or ("<locals>" in value.__qualname__ and value.__qualname__ not in _NAMES):
+        raise TypeError(f"kernels may close over numbers, types and functions with a name of their own, got {value!r}")
+    return value.__module__, value.__qualname__
+
+
+def jitable(function, forceinline=False):
+    """For a function that kernels call; one of a module has a name of its own."""
+    return register_jitable(forceinline=forceinline)(
+        named(function) if "<locals>" in function.__qualname__ else function
+    )
+
+
+def inline(function):
+    """For a function that is never called: LLVM leaves one of Philox's size uninlined and then cannot vectorise the
+    loop around it."""
+    return jitable(function, forceinline=True)
+
 
 LOW = 0xFFFFFFFF
 HIGH_BITS = 0x80808080  # one flag a byte
 LOW_BITS = 0x7F7F7F7F
+INTEGERS = "seed, stream, places and threshold must be integers, the threshold threshold(p) and not p, got {}"
 
 
 @intrinsic
@@ -43,7 +88,21 @@ def product(a, b):
 
 @overload(product)
 def _(a, b):
-    return lambda a, b: _product(a, b)
+    return named(lambda a, b: _product(a, b))
+
+
+def uint64(value):
+    """An integer argument as a uint64. A float is refused where the call is compiled: p in the threshold's place."""
+    if not isinstance(value, (int, np.integer)):
+        raise TypeError(INTEGERS.format(value))
+    return np.uint64(value)
+
+
+@overload(uint64, jit_options={"forceinline": True})
+def _(value):
+    if not isinstance(value, types.Integer):
+        raise errors.TypingError(INTEGERS.format(value))
+    return named(lambda value: np.uint64(value))
 
 
 @inline
@@ -80,7 +139,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 @inline
 def philox(seed, stream, call, tag):
     """The four words of call number ``call`` (< 2**60) with ``tag``: a byte of each of 16 elements."""
-    seed, stream, call = np.uint64(seed), np.uint64(stream), np.uint64(call)
+    seed, stream, call = uint64(seed), uint64(stream), uint64(call)
     return philox4x32(
         np.uint32(call & np.uint64(LOW)),
         np.uint32((call >> np.uint64(32)) | np.uint64(tag) << np.uint64(28)),
@@ -94,14 +153,14 @@ def philox(seed, stream, call, tag):
 @inline
 def call_of(index):
     """Number of the Philox call that decides element ``index``; 15 others share it."""
-    index = np.uint64(index)
+    index = uint64(index)
     return (index >> np.uint64(8)) * np.uint64(16) + ((index >> np.uint64(2)) & np.uint64(15))
 
 
 @inline
 def byte_of(seed, stream, index, tag):
     """Byte ``tag`` (0, most significant, to 3) of U(index)."""
-    index = np.uint64(index)
+    index = uint64(index)
     w0, w1, w2, w3 = philox(seed, stream, call_of(index), tag)
     word = (index >> np.uint64(6)) & np.uint64(3)
     low = w1 if word & np.uint64(1) else w0
@@ -122,7 +181,7 @@ def uniform32(seed, stream, index):
 @inline
 def keep(seed, stream, index, threshold):
     """Is element ``index`` kept: U(index) < threshold, by as many bytes of U as it takes. See `fastdrop.numba`."""
-    t = np.uint64(threshold)
+    t = uint64(threshold)
     kept = t > np.uint64(LOW)
     undecided = not kept
     tag = 0
@@ -155,7 +214,7 @@ def _equal(x, y):
 @inline
 def keep_flags(seed, stream, call, threshold):
     """The decisions of one call's 16 elements: a uint32 for each word of the layout, 0x80 in every kept byte."""
-    t = np.uint64(threshold)
+    t = uint64(threshold)
     full = np.uint32(HIGH_BITS) if t > np.uint64(LOW) else np.uint32(0)
     k0 = k1 = k2 = k3 = full
     e0 = e1 = e2 = e3 = np.uint32(np.uint32(HIGH_BITS) ^ full)  # what no byte has decided yet
@@ -191,7 +250,7 @@ def keep_lane(seed, stream, call, threshold):
 @inline
 def keep_bits64(seed, stream, word_index, threshold):
     """The decisions of elements 64*word_index ... 64*word_index + 63, bit j = element j. See `fastdrop.numba`."""
-    w = np.uint64(word_index)
+    w = uint64(word_index)
     word = w & np.uint64(3)
     bits = np.uint64(0)
     for lane in range(16):
@@ -206,16 +265,23 @@ def keep_bits64(seed, stream, word_index, threshold):
 
 
 @inline
+def _checked(p):
+    if not 0.0 <= p <= 1.0:  # NaN too
+        raise ValueError("p must be at least 0 and at most 1")
+    return float(p)
+
+
+@inline
 def threshold(p):
     """T = round((1 - p) * 2**32), half to even. See `fastdrop.numba`."""
-    exact = (1.0 - p) * 4294967296.0
+    exact = (1.0 - _checked(p)) * 4294967296.0
     return np.uint64((exact + 4503599627370496.0) - 4503599627370496.0)  # 2**52: the adder rounds to an integer
 
 
 @inline
 def scale(p):
     """1 / (1 - p), in double; inf at p = 1. See `fastdrop.numba`."""
-    kept = 1.0 - p
+    kept = 1.0 - _checked(p)
     return 1.0 / kept if kept > 0.0 else np.inf
 
 
@@ -268,17 +334,17 @@ def multiply(a, b):
 
 @overload(f16_to_f32)
 def _(bits):
-    return lambda bits: _f16_to_f32(np.uint16(bits))
+    return named(lambda bits: _f16_to_f32(np.uint16(bits)))
 
 
 @overload(f32_to_f16)
 def _(value):
-    return lambda value: _f32_to_f16(value)
+    return named(lambda value: _f32_to_f16(value))
 
 
 @overload(multiply)
 def _(a, b):
-    return lambda a, b: _multiply(a, b)
+    return named(lambda a, b: _multiply(a, b))
 
 
 @inline
@@ -295,12 +361,6 @@ def f32_to_bf16(value):
     if u & np.uint64(0x7FFFFFFF) > np.uint64(0x7F800000):
         return np.uint16(top | np.uint64(0x40))
     return np.uint16((u + np.uint64(0x7FFF) + (top & np.uint64(1))) >> np.uint64(16))
-
-
-@inline
-def same(value):
-    """For float32 and float64, which are computed in as they are."""
-    return value
 
 
 # -- op bodies: what a kernel does to one element --------------------------------------------------------------------

@@ -264,9 +264,19 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
 
 
 def max_norm(w, limit):
-    """Scale vectors of ``w`` along its middle axis, whose norm is above ``limit``, to that norm; in place."""
+    """Scale vectors of ``w`` along its middle axis, whose norm is above ``limit``, to that norm; in place.
+
+    By way of a power of two that brings a vector's largest element near 1, so that no square is lost, nor any scale.
+    """
     for part in w:
         for j in _pieces(part.shape[1], part.shape[0]):
-            wide = part[:, j].astype(np.float64)
-            norm = np.sqrt((wide * wide).sum(0))
-            part[:, j] = wide * (limit / np.maximum(norm, limit)) if limit else wide * (norm == 0)
+            with np.errstate(all="ignore"):
+                wide = part[:, j].astype(np.float64)
+                _, exponent = np.frexp(np.abs(wide).max(0))
+                exponent = exponent.clip(-1000, 1022)
+                unit = np.ldexp(wide, -exponent)
+                norm = np.sqrt((unit * unit).sum(0))
+                rest = limit / norm
+                scale = np.ldexp(rest, -exponent)
+                scaled = np.where(scale >= np.finfo(np.float64).tiny, wide * scale, unit * rest)
+                part[:, j] = np.where(norm > np.ldexp(limit, -exponent), scaled, wide)
