@@ -9,12 +9,14 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 from .sanitize import sanitized
+from .worker import STATE
 
-HANG = 120  # seconds of one call
+HANG = 120  # seconds that a call may take
 
 
 def arguments():
@@ -52,9 +54,7 @@ class Run:
 
     def _worker(self, state, first, last, seconds):
         o = self.options
-        state.seek(0)
-        state.write(first.to_bytes(8, "little"))
-        state.flush()
+        Path(state.name).write_bytes(json.dumps({"number": first}).encode().ljust(STATE))
         job = {
             "state": state.name, "first": first, "last": last, "seconds": seconds, "seed": o.seed,
             "backend": o.backend, "functions": o.functions, "dtypes": o.dtypes, "large": o.large, "torch": o.torch,
@@ -66,16 +66,29 @@ class Run:
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.root, env=self.environment
             ) as worker,
         ):
+            watch = threading.Thread(target=self._watch, args=(worker, state.name), daemon=True)
+            watch.start()
             for line in worker.stdout:  # until it ends or dies
-                self.note(json.loads(line)) if line.startswith("{") else print(line, end="")
+                self.note(json.loads(line))
             code = worker.wait()
-            at = int.from_bytes(Path(state.name).read_bytes()[:8], "little")
+            about = json.loads(Path(state.name).read_bytes())
             if code == 0:
-                return at
+                return about["number"]
             errors.seek(0)
             text = errors.read()
-        self.note({"number": at, "function": "?", "fault": f"the process died, {code}: {summary(text)}"})
-        return at + 1
+        self.note({**about, "fault": f"the process died, {code}: {summary(text)}"})
+        return about["number"] + 1
+
+    def _watch(self, worker, state):
+        """Kill the worker when one call takes for ever."""
+        since, before = time.monotonic(), None
+        while worker.poll() is None:
+            now = Path(state).read_bytes()
+            if now != before:
+                since, before = time.monotonic(), now
+            elif time.monotonic() - since > HANG:
+                worker.kill()
+            time.sleep(1)
 
     def note(self, found):
         kind = found.get("function"), re.sub(r"[-+.\w]*\d[-+.\w]*", "N", found["fault"])[:80]

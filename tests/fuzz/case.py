@@ -10,7 +10,7 @@ import numpy as np
 import fastdrop as fd
 from fastdrop import backends
 
-from .memory import BFLOAT16, FLOATS, LAYOUTS, Argument, hand_over, place
+from .memory import BFLOAT16, FLOATS, LAYOUTS, Argument, hand_over, place, seen
 
 ROOM = 6000  # bytes before and after the elements of a small array that an ``out`` may overlap
 
@@ -89,7 +89,7 @@ class Case:
         return tuple(max(n, least) for n in sizes)
 
     def values(self, shape, dtype, kind="wild"):
-        """Random numbers; ``kind``: "wild" has anything, "tame" numbers whose sums do not overflow."""
+        """Random numbers; ``kind``: "wild" has anything, "tame" no huge ones, whose sums overflow, "finite" neither."""
         draw, rng = self.draw, self.draw.np
         size = int(np.prod(shape))
         x = rng.standard_normal(size)
@@ -102,7 +102,7 @@ class Case:
         with np.errstate(all="ignore"):
             x = x.astype(dtype)
             if size and draw.chance(0.3):
-                special = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-7]
+                special = [0.0, -0.0, 1e-40, -1e-7] + ([] if kind == "finite" else [np.nan, np.inf, -np.inf])
                 if kind == "wild":
                     limits = np.finfo(dtype) if dtype != BFLOAT16 else __import__("ml_dtypes").finfo(dtype)
                     special += [float(limits.max), float(limits.min), float(limits.tiny), float(limits.tiny) / 4, 1e30]
@@ -147,7 +147,7 @@ class Case:
 
     def foreign_dtype(self, name, argument):
         """Perhaps give numbers that no kernel knows in place of ``argument``."""
-        if self.flaw(f"{name} is of a wrong dtype", 0.05):
+        if not self.as_bytes and self.flaw(f"{name} is of a wrong dtype", 0.05):
             wrong = self.draw.choice((np.int32, np.bool_, np.complex64, np.uint8, object, np.longdouble))
             with np.errstate(all="ignore"):
                 argument.given = np.zeros(argument.view.shape, wrong)
@@ -199,6 +199,8 @@ class Case:
                 self._judge(name, out, other_name, other)
         if not out.view.flags.writeable:
             self.refusals.append(f"{name} is read-only")
+        if not out.view.dtype.isnative:
+            self.doubtful.append(f"{name} is byte-swapped")
         self.outs.append(out)
         return out
 
@@ -222,7 +224,7 @@ class Case:
         if self.flaw(f"{name} is read-only", 0.05):
             out.view.flags.writeable = False
         out.given = out.view
-        if self.as_bytes:
+        if self.as_bytes and len(shape) == 1:
             out.given = self._bytes_of(out)
         elif odd and not self.alone and draw.chance(0.1) and layout not in ("broadcast", "window"):
             out.given = hand_over(draw, out.view, self.options.torch, output=True)
@@ -249,7 +251,7 @@ class Case:
         low = sum((n - 1) * s for n, s in zip(shape, strides) if s < 0 and n)
         high = sum((n - 1) * s for n, s in zip(shape, strides) if s > 0 and n) + dtype.itemsize
         start = min(max(start, -low), len(other.owner) - high)
-        out = Argument(other.owner, np.ndarray(shape, dtype, other.owner, start, strides), start)
+        out = Argument(other.owner, seen(other.owner, shape, dtype, start, strides), start)
         out.given = out.view
         return out
 
@@ -317,9 +319,9 @@ class Case:
         mask = fd.mask(shape, p, rng=rng)
         return with_backend("reference", mask.stored) if kind == "stored" else mask
 
-    def p_of_mask(self, shape):
+    def p_of_mask(self, shape, most=None):
         flaws, self.wants_flaw = self.wants_flaw, False  # the mask is to be a good one
-        p = self.p(shape)
+        p = self.p(shape, most)
         self.wants_flaw = flaws
         return float(p) if np.ndim(p) == 0 else p
 
@@ -333,6 +335,11 @@ class Case:
             shape = shape[draw.randint(0, len(shape)) :]
         return shape
 
+    def wider(self, own, shape):
+        """``own`` with 3 in place of some ones, where it still broadcasts with ``shape``."""
+        ends = shape[len(shape) - len(own) :]
+        return tuple(self.draw.choice((3, n)) if n == m == 1 else n for n, m in zip(own, ends))
+
     def mask_source(self, shape, widens=False, exact=False, most=None):
         """Draw ``mask``, or ``p`` and ``rng`` and ``mask_shape``, and ``training``; return the result's shape.
 
@@ -344,7 +351,7 @@ class Case:
         if draw.chance(0.35):
             own = shape if exact else self.narrower(shape)
             if widens and not exact and draw.chance(0.2) and not self.large(shape):
-                own = tuple(draw.choice((3, n)) if n == 1 else n for n in own)
+                own = self.wider(own, shape)
                 own = (*[draw.choice((1, 2))] * (draw.chance(0.5) and len(own) == len(shape)), *own)
             if self.flaw("mask is none", 0.05):
                 arguments["mask"] = draw.choice((np.ones(shape, bool), 0.5, "mask"))
@@ -352,9 +359,7 @@ class Case:
             if self.flaw("mask does not fit", 0.05):
                 own = (*shape[:-1], (shape or (1,))[-1] + 2, 3)
             if exact and most is not None:
-                p = self.p(shape, most)
-                p = float(p) if np.ndim(p) == 0 else p
-                arguments["mask"] = self.mask(own, p if not self.refusals else 0.5)
+                arguments["mask"] = self.mask(own, self.p_of_mask(shape, most))
             else:
                 arguments["mask"] = self.mask(own)
             return joint(own, shape) if not self.refusals else shape
@@ -372,6 +377,12 @@ class Case:
         if draw.chance(0.95):
             arguments["p"] = self.p(own, most)
         arguments["rng"] = self.rng()
+        if (
+            arguments.get("training") is False
+            and self.refusals
+            and self.refusals[0] in ("rng is none", "p is no probability")
+        ):
+            self.doubtful.append(self.refusals.pop())  # not looked at where nothing is dropped
         return shape
 
     def large(self, shape):
@@ -404,7 +415,7 @@ def joint(a, b):
     return np.broadcast_shapes(a, b)
 
 
-def with_backend(name, function, *args, **kwargs):
+def with_backend(name, function, /, *args, **kwargs):
     """Call ``function`` on another backend."""
     before = backends.get_backend()
     backends.use_backend(name)

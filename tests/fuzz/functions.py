@@ -40,12 +40,12 @@ def eps(dtype):
 
 
 def size_of(scale, *arrays):
-    """Product of absolute values, with 0 for what is not finite."""
+    """Product of absolute values; 0 for what is not finite among them."""
     with np.errstate(all="ignore"):
-        product = np.asarray(scale, DOUBLE)
+        product = np.nan_to_num(np.asarray(scale, DOUBLE), nan=0.0, posinf=0.0)
         for a in arrays:
-            product = product * np.abs(np.asarray(a, DOUBLE))
-        return np.where(np.isfinite(product), product, 0)
+            product = product * np.nan_to_num(np.abs(np.asarray(a, DOUBLE)), nan=0.0, posinf=0.0)
+        return np.nan_to_num(product, nan=0.0, posinf=1e300)
 
 
 def scale_of(mask):
@@ -87,7 +87,7 @@ def mask_apply(c):
     _, shape, dtype = first(c)
     own = c.narrower(shape)
     if c.draw.chance(0.2) and not c.as_bytes and not c.large(shape):
-        own = tuple(c.draw.choice((3, n)) if n == 1 else n for n in own)
+        own = c.wider(own, shape)
     c.function = c.mask(own).apply
     c.out("out", joint(own, shape), dtype)
 
@@ -101,6 +101,7 @@ def mask_backward(c):
     if not c.draw.chance(0.6) or joint(own, shape) != shape:
         c.out("out", shape, dtype)
         return
+    c.alone = c.alone or c.as_bytes
     x_shape = c.narrower(shape)
     if joint(own, x_shape) != shape:
         x_shape = shape
@@ -185,7 +186,7 @@ def activation(name, size):
 
     @generator(name + "_backward", 2)
     def backward(c):
-        dy, shape, dtype = first(c, "dy")
+        dy, shape, dtype = first(c, "dy", "finite" if size else "wild")
         x = more(c, "x", "dy", shape, dtype, whole=True)
         mask = c.arguments["mask"] = c.mask(c.narrower(shape))
         c.out("out", shape, dtype)
@@ -206,14 +207,14 @@ activation("gelu_dropout", size=True)
 def keys(c, shape):
     """Integers and slices for a mask or array of ``shape``."""
     draw, result = c.draw, []
-    for n in shape[: draw.randint(0, len(shape))]:
+    count = draw.randint(0, len(shape))
+    last = draw.chance(0.2)  # an Ellipsis before them
+    for n in shape[len(shape) - count :] if last else shape[:count]:
         if n and draw.chance(0.4):
             result.append(draw.randrange(-n, n))
         else:
             result.append(slice(*draw.choice(((None, None), (1, None), (None, -1), (-3, n + 3), (2, 1)))))
-    if draw.chance(0.2):
-        result.insert(draw.randint(0, len(result)), Ellipsis)
-    return tuple(result)
+    return (..., *result) if last else tuple(result)
 
 
 @generator("Mask.arrays", 2)
@@ -250,12 +251,12 @@ def mask_arrays(c):
 def mask_from_keep(c):
     shape = c.shape()
     keep = c.draw.np.random(shape) < c.draw.choice((0.0, 0.5, 1.0))
-    c.array("keep", shape, np.dtype(bool), keep, "copied")
+    given = c.array("keep", shape, np.dtype(bool), keep, "copied").plain
     c.arguments["p"] = p = c.p(shape)
     if not c.refusals and (np.asarray(p) == 1).any():
         c.doubtful.append("p is 1 and something may be kept")
     c.function = lambda keep, p: (lambda m: (m, m.keep(), m.shape))(fd.Mask.from_keep(keep, p))
-    c.checks.append(lambda results: np.array_equal(results[1], keep) or "keep() is not what was given")
+    c.checks.append(lambda results: np.array_equal(results[1], given) or "keep() is not what was given")
 
 
 @generator("Mask.pickle")
@@ -341,6 +342,8 @@ def logits(c, *names):
     c.arguments["temperature"] = draw.choice((1.0, 1.0, 1.0, 2.5, 0.5, 4))
     if c.flaw("temperature is none", 0.05):
         c.arguments["temperature"] = draw.choice((0.0, -1.0, float("nan"), float("inf"), "1", None))
+    if len(shape) > 1 and takes(c.function, "axis") and draw.chance(0.15):
+        c.arguments["axis"] = -1
     c.arguments["reduction"] = draw.choice(("mean", "mean", "sum", "none", "batchmean"))
     if c.flaw("reduction is none", 0.05):
         c.arguments["reduction"] = draw.choice(("avg", None, 1))
@@ -353,7 +356,7 @@ def logits(c, *names):
     return shape, dtype
 
 
-def losses_close(c, shape, dtype, *places):
+def losses_close(c, shape, dtype, *places, soft=False):
     """Places of the losses and of the gradients in the result: by what their row's largest logit is."""
 
     def size(plain, results):
@@ -361,7 +364,6 @@ def losses_close(c, shape, dtype, *places):
         span = 1 + max(size_of(1, x).max(initial=0) for x in logits) / float(plain["temperature"])
         return span
 
-    half = {2: 2.0**-10}.get(dtype.itemsize, 0) if dtype.name == "float16" else 2.0**-7 if dtype.itemsize == 2 else 0
     losses, gradients = places
     for i in losses:
         c.close[i] = (
@@ -376,7 +378,7 @@ def losses_close(c, shape, dtype, *places):
             want = size_of(1, results[i])
             largest = want.max(-1, keepdims=True, initial=0)
             weight = float(plain.get("alpha", 1) or 1) + 1
-            return size(plain, results) * (largest + weight * (1e-3 if dtype.itemsize < 8 else 1))
+            return size(plain, results) * (largest + weight * (0.1 if soft else 1e-3))
 
         c.close[i] = 30 * eps(dtype), gradient_size
 
@@ -422,9 +424,9 @@ def labels(c, shape, dtype):
 @generator("cross_entropy", 3)
 def cross_entropy(c):
     shape, dtype = logits(c, "a")
-    labels(c, shape, dtype)
+    soft = labels(c, shape, dtype)
     c.out("out", shape, dtype)
-    losses_close(c, shape, dtype, (0,), (1,))
+    losses_close(c, shape, dtype, (0,), (1,), soft=soft)
 
 
 def divergence(name):
@@ -442,12 +444,12 @@ for name in ("kl_div", "symmetric_kl", "js_div"):
 @generator("r_drop", 3)
 def r_drop(c):
     shape, dtype = logits(c, "a", "b")
-    labels(c, shape, dtype)
+    soft = labels(c, shape, dtype)
     c.arguments["alpha"] = c.draw.choice((0.0, 1.0, 0.7, 5))
     if c.flaw("alpha is none", 0.05):
         c.arguments["alpha"] = c.draw.choice((-1.0, float("nan"), float("inf"), None, "1"))
     c.outs_of("out", (shape, dtype), (shape, dtype))
-    losses_close(c, shape, dtype, (0, 1, 2), (3, 4))
+    losses_close(c, shape, dtype, (0, 1, 2), (3, 4), soft=soft)
 
 
 @generator("r_drop_pair")
@@ -490,8 +492,9 @@ def scores(c):
 def softmax_dropout(c):
     _, shape, dtype, axis = scores(c)
     c.mask_source(shape, exact=True, most=axis)
+    if "mask" not in c.arguments:
+        c.arguments.setdefault("p", 0.5)
     c.out("out", shape, dtype)
-    c.arguments.setdefault("p", 0.5)
     c.close[0] = 40 * eps(dtype), lambda plain, results: size_of(scale_of(results[1]), 1 + spread_of(plain))
     c.close[2] = 40 * eps(dtype), lambda plain, results: 1 + spread_of(plain)
 
@@ -507,7 +510,7 @@ def spread_of(plain):
 def softmax_dropout_backward(c):
     x, shape, dtype, axis = scores(c)
     mask = c.arguments["mask"] = c.mask(shape, c.draw.choice((0.0, 0.5, 0.1, 1.0)))
-    dy = c.array("dy", shape, dtype, "tame", "in place")
+    dy = c.array("dy", shape, dtype, "finite", "in place")
     if not c.refusals:
         plain = {
             k: v.plain if hasattr(v, "plain") else v for k, v in c.arguments.items() if k in ("axis", "attention_mask")
@@ -686,6 +689,8 @@ def mc_dropout(c):
     c.arguments["rng"] = c.rng()
     c.arguments["per_row"] = draw.chance(0.5)
     c.arguments["first_row"] = draw.choice((0, 5, 2**32))
+    for i in range(4):
+        c.close[i] = 1e-12, lambda plain, results: 100
     if draw.chance(0.5):
         c.arguments["batch_size"] = draw.choice((1, 2, 5))
     if draw.chance(0.3):
@@ -697,6 +702,7 @@ def mc_dropout(c):
 
 @generator("layers.Dropout")
 def layer(c):
+    c.alone = True
     x, shape, dtype = first(c)
     c.arguments.pop("dtype", None)
     if c.as_bytes:

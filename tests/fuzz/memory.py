@@ -116,7 +116,12 @@ def place(draw, shape, dtype, layout, unaligned=False, room=None):
     before += unaligned
     offset = before - low
     owner = bytearray(draw.bytes(offset + high + item + after))
-    return Argument(owner, np.ndarray(shape, dtype, owner, offset, strides), offset)
+    return Argument(owner, seen(owner, shape, dtype, offset, strides), offset)
+
+
+def seen(owner, shape, dtype, offset, strides):
+    """An array over ``owner``'s bytes; ``np.ndarray(buffer=owner)`` itself would not keep it from being resized."""
+    return np.ndarray(shape, dtype, np.frombuffer(owner, np.uint8), offset, strides)
 
 
 def hand_over(draw, view, torch, output=False):
@@ -158,8 +163,8 @@ def as_ndarray(result, dtype):
         return np.asarray(result)
     if isinstance(result, (Interface, DLPack)):
         return result.array
-    if isinstance(result, (bytearray, memoryview)):
-        return np.frombuffer(result, dtype) if isinstance(result, bytearray) else np.asarray(result)
+    if isinstance(result, memoryview):
+        return np.frombuffer(result, dtype) if result.format == "B" else np.asarray(result)
     if type(result).__module__ == "torch":
         if str(result.dtype) == "torch.bfloat16":
             import torch

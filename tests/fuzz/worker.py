@@ -20,6 +20,9 @@ from .memory import Argument
 from .oracle import Fault, judge
 
 
+STATE = 4096  # bytes of the file that says which call is being made
+
+
 class Options:
     """What the command line says, for the drawing of cases."""
 
@@ -55,27 +58,28 @@ def use(engine):
         config._core.use_isa(isa)
 
 
-def make(seed, number, options):
-    """Draw call ``number``; return it and a description."""
+def make(seed, number, options, about):
+    """Draw call ``number``; say in ``about`` what it is."""
     draw = Draw(seed, number)
     engine = draw.choice(options.engines)
     threads = draw.choice((1, 1, 2, 3))
     weights = [GENERATORS[name][1] for name in options.functions]
     name = draw.choices(options.functions, weights)[0]
+    about.update(function=name, engine=engine, threads=threads)
     use(engine)
     fd.set_num_threads(threads)
     case = Case(name, draw, options)
     GENERATORS[name][0](case)
-    return case, {"function": name, "engine": engine, "threads": threads}
+    return case
 
 
-def one(seed, number, options):
+def one(seed, number, options, note=lambda about: None):
     """Make call ``number`` of ``seed``; return None, or what is wrong with it and what it was."""
     about = {"number": number}
     try:
-        case, more = make(seed, number, options)
-        about |= more
+        case = make(seed, number, options, about)
         about["call"] = describe(case)
+        note(about)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             judge(case)
@@ -88,7 +92,7 @@ def one(seed, number, options):
 
 def describe(case):
     """The arguments in a few words each."""
-    words = []
+    words = []  # cut short: all of it must fit into the file
     for name, value in case.arguments.items():
         for one in value if type(value) in (tuple, list) and name == "out" else (value,):
             if isinstance(one, Argument):
@@ -97,23 +101,27 @@ def describe(case):
             else:
                 text = repr(one.given if isinstance(one, Twin) else one)
             words.append(f"{name}={text[:120]}")
-    return ", ".join(words) + "".join(f"; {why}" for why in case.refusals)
+    return (", ".join(words) + "".join(f"; {why}" for why in case.refusals))[: STATE // 4]
 
 
 def main(job):
     """Make the calls of ``job`` (a dict, see `__main__`)."""
     options = Options(engines(job["backend"]), job["functions"], job["dtypes"], job["torch"], job["large"])
     with open(job["state"], "r+b") as file:
-        at = mmap.mmap(file.fileno(), 8)
+        at = mmap.mmap(file.fileno(), STATE)
+
+    def note(about):
+        at[:] = json.dumps(about).encode()[:STATE].ljust(STATE)
+
     end = time.monotonic() + job["seconds"]
     number = job["first"]
     while number < job["last"] and time.monotonic() < end:
-        at[:8] = number.to_bytes(8, "little")
-        found = one(job["seed"], number, options)
+        note({"number": number})
+        found = one(job["seed"], number, options, note)
         if found:
             print(json.dumps(found), flush=True)
         number += 1
-    at[:8] = number.to_bytes(8, "little")
+    note({"number": number})
 
 
 if __name__ == "__main__":
