@@ -60,7 +60,7 @@ class Case:
 
     def flaw(self, what, chance=0.1):
         """Shall the call be made wrong in this way? Then the caller does so."""
-        if self.wants_flaw and not self.refusals and self.draw.chance(chance):
+        if self.wants_flaw and not self.refusals and not self.as_bytes and self.draw.chance(chance):
             self.refusals.append(what)
             return True
         return False
@@ -122,7 +122,7 @@ class Case:
         stored = dtype
         if odd and draw.chance(0.05) and dtype != BFLOAT16 and dtype.itemsize > 1:
             stored = dtype.newbyteorder()
-        room = ROOM if self.wants_overlap else None
+        room = ROOM if self.wants_overlap else 0 if self.as_bytes else None
         argument = place(draw, shape, stored, layout, unaligned, room)
         if isinstance(values, str):
             values = self.values(shape, dtype, values)
@@ -131,7 +131,7 @@ class Case:
         argument.role, argument.plain = role, argument.copy()
         argument.given = argument.view
         if self.as_bytes:
-            argument.given = self._bytes_of(argument)
+            argument.given = argument.owner
         elif odd:
             if draw.chance(0.1):
                 argument.view.flags.writeable = False
@@ -141,9 +141,6 @@ class Case:
                 argument.given = hand_over(draw, argument.view, self.options.torch)
         self.arguments[name] = argument
         return argument
-
-    def _bytes_of(self, argument):
-        return memoryview(argument.owner)[argument.offset : argument.offset + argument.view.nbytes]
 
     def foreign_dtype(self, name, argument):
         """Perhaps give numbers that no kernel knows in place of ``argument``."""
@@ -220,12 +217,14 @@ class Case:
             layout = draw.choice(("broadcast", "window"))
         if odd and dtype != BFLOAT16 and dtype.itemsize > 1 and draw.chance(0.05):
             dtype = dtype.newbyteorder()
-        out = place(draw, shape, dtype, layout, odd and dtype.itemsize > 1 and draw.chance(0.05))
+        out = place(
+            draw, shape, dtype, layout, odd and dtype.itemsize > 1 and draw.chance(0.05), 0 if self.as_bytes else None
+        )
         if self.flaw(f"{name} is read-only", 0.05):
             out.view.flags.writeable = False
         out.given = out.view
         if self.as_bytes and len(shape) == 1:
-            out.given = self._bytes_of(out)
+            out.given = out.owner
         elif odd and not self.alone and draw.chance(0.1) and layout not in ("broadcast", "window"):
             out.given = hand_over(draw, out.view, self.options.torch, output=True)
         return out

@@ -297,7 +297,7 @@ def mask(c):
     shape = c.shape()
     if c.flaw("shape is none"):
         shape = c.draw.choice(((-1,), 1.5, (2**40, 2**40), "3", (1,) * 65))
-    c.arguments.update(shape=shape, p=c.p(shape if isinstance(shape, tuple) else ()), rng=c.rng())
+    c.arguments.update(shape=shape, p=0.5 if c.refusals else c.p(shape), rng=c.rng())
 
 
 @generator("Rng", 0.5)
@@ -365,9 +365,10 @@ def losses_close(c, shape, dtype, *places, soft=False):
         return span
 
     losses, gradients = places
+    close = (1000 if dtype == DOUBLE else 30) * eps(dtype)
     for i in losses:
         c.close[i] = (
-            30 * eps(dtype),
+            close,
             lambda plain, results, i=i: (
                 size(plain, results) * (1 + size_of(1, results[i])) * max(1, np.prod(shape[:-1]))
             ),
@@ -380,7 +381,7 @@ def losses_close(c, shape, dtype, *places, soft=False):
             weight = float(plain.get("alpha", 1) or 1) + 1
             return size(plain, results) * (largest + weight * (0.1 if soft else 1e-3))
 
-        c.close[i] = 30 * eps(dtype), gradient_size
+        c.close[i] = close, gradient_size
 
 
 def labels(c, shape, dtype):

@@ -100,7 +100,7 @@ def strides_of(draw, shape, item, layout):
 
 
 def place(draw, shape, dtype, layout, unaligned=False, room=None):
-    """Return an `Argument` of uninitialised elements, with ``room`` bytes (default: a few) before and after."""
+    """Return an `Argument` of uninitialised elements, with ``room`` bytes before and after, or a few."""
     item = dtype.itemsize
     if layout == "broadcast":
         strides = strides_of(draw, shape, item, "permuted")
@@ -112,7 +112,7 @@ def place(draw, shape, dtype, layout, unaligned=False, room=None):
         strides = strides_of(draw, shape, item, layout)
     low = sum((n - 1) * s for n, s in zip(shape, strides) if s < 0 and n)
     high = sum((n - 1) * s for n, s in zip(shape, strides) if s > 0 and n)
-    before, after = (room, room) if room else (item * draw.choice((0, 1, 5)), draw.choice((1, 8, 40)))
+    before, after = (room, room) if room is not None else (item * draw.choice((0, 1, 5)), draw.choice((1, 8, 40)))
     before += unaligned
     offset = before - low
     owner = bytearray(draw.bytes(offset + high + item + after))
@@ -121,7 +121,8 @@ def place(draw, shape, dtype, layout, unaligned=False, room=None):
 
 def seen(owner, shape, dtype, offset, strides):
     """An array over ``owner``'s bytes; ``np.ndarray(buffer=owner)`` itself would not keep it from being resized."""
-    return np.ndarray(shape, dtype, np.frombuffer(owner, np.uint8), offset, strides)
+    whole = np.frombuffer(owner, np.uint8) if owner else b""
+    return np.ndarray(shape, dtype, whole, offset, strides)
 
 
 def hand_over(draw, view, torch, output=False):
@@ -163,8 +164,10 @@ def as_ndarray(result, dtype):
         return np.asarray(result)
     if isinstance(result, (Interface, DLPack)):
         return result.array
+    if isinstance(result, bytearray):
+        return np.frombuffer(result, dtype)
     if isinstance(result, memoryview):
-        return np.frombuffer(result, dtype) if result.format == "B" else np.asarray(result)
+        return np.asarray(result)
     if type(result).__module__ == "torch":
         if str(result.dtype) == "torch.bfloat16":
             import torch

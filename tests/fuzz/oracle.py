@@ -30,17 +30,15 @@ def judge(case):
     if error is not None:
         check_error(case, error)
         check_untouched(memory, before, written)
-        for name, twin in case.arguments.items():
-            if isinstance(twin, Twin) and twin.moved():
-                raise Fault(f"raised, but moved {name} on: {short(error)}")
+        check_unmoved(case, error)
     else:
         if case.refusals:
             raise Fault("accepted, though " + case.refusals[0])
         mark(case, written)
         check_untouched(memory, before, written)
         check_result(case, result, expected)
-    if error is not None and all(type(a.given) is np.ndarray for a in arguments_of(case)):
-        error = ""  # the caller's own arrays may stand in a traceback; what was made of his buffers may not
+    if error is not None and not case.as_bytes:
+        error = ""  # the caller's own arrays may stand in a traceback; what was made of his bytearrays may not
     result = expected = None
     forget(case)
     for owner in memory.values():
@@ -81,7 +79,7 @@ def call(case):
     box = {"given": case.given()}
     try:
         return case.function(**box.pop("given")), None
-    except BaseException as error:  # noqa: BLE001 (judged by its type)
+    except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         return None, error
@@ -105,6 +103,12 @@ def check_error(case, error):
 
 def short(error):
     return f"{type(error).__name__}: {error}"[:300]
+
+
+def check_unmoved(case, error):
+    for name, twin in case.arguments.items():
+        if isinstance(twin, Twin) and twin.moved():
+            raise Fault(f"raised, but moved {name} on: {short(error)}")
 
 
 def check_untouched(memory, before, written):

@@ -19,7 +19,6 @@ from .functions import GENERATORS
 from .memory import Argument
 from .oracle import Fault, judge
 
-
 STATE = 4096  # bytes of the file that says which call is being made
 
 
