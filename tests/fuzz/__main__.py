@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from .functions import missing
 from .sanitize import sanitized
 from .worker import STATE
 
@@ -98,9 +99,8 @@ class Run:
             print(
                 f"\n{found.get('function')} [{found.get('engine')}, {found.get('threads')} threads]: {found['fault']}"
             )
-            print(
-                f"    {found.get('call', '')[:600]}\n    again: --seed {self.options.seed} --only-call {found['number']}"
-            )
+            print(f"    {found.get('call', '')[:600]}")
+            print(f"    again: --seed {self.options.seed} --only-call {found['number']}")
             sys.stdout.flush()
 
 
@@ -115,6 +115,8 @@ def summary(text):
 
 def main():
     options = arguments()
+    if missing():
+        sys.exit(f"no generator in tests/fuzz/functions.py for {missing()}")
     options.seed = secrets.randbits(32) if options.seed is None else options.seed
     first, last = options.first, options.first + options.calls
     if options.only_call is not None:
@@ -133,7 +135,8 @@ def main():
         wall = time.monotonic() - started
     print(
         f"\nseed {options.seed}, backend {options.backend}{', sanitized' if options.sanitize else ''}: "
-        f"{calls} calls in {wall:.0f} s ({calls / wall:.0f} a second), {len(run.faults)} faults of {len(run.kinds)} kinds"
+        f"{calls} calls in {wall:.0f} s "
+        f"({calls / wall:.0f} a second), {len(run.faults)} faults of {len(run.kinds)} kinds"
     )
     for (function, what), count in run.kinds.most_common():
         print(f"  {count:6} {function}: {what}")

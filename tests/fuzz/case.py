@@ -42,6 +42,8 @@ class Twin:
 class Case:
     """A call of the public function ``name``; the generators in `functions` fill it in."""
 
+    bytes_chance = 0.06  # that buffers are plain bytes, to their very ends
+
     def __init__(self, name, draw, options):
         self.name, self.draw, self.options = name, draw, options
         self.arguments = {}  # by name: Argument, Twin, or the value itself
@@ -112,7 +114,7 @@ class Case:
         return x.reshape(shape)
 
     def array(self, name, shape, dtype, values="wild", role="read", layouts=LAYOUTS, alone=False):
-        """Draw an array argument. ``values``: an array, or a ``kind`` of `values`; ``alone``: no other kind of owner."""
+        """Draw an array argument. ``values``: an array, or a ``kind`` of `values`; ``alone``: an ndarray."""
         draw = self.draw
         layout = "C" if self.plain_memory or self.as_bytes else draw.choice(layouts)
         if not self.plain_memory and not self.as_bytes and draw.chance(0.06):

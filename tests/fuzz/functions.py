@@ -1,4 +1,4 @@
-"""The public functions, one generator each: it draws the arguments of a `Case`. A public name without one is an error."""
+"""The public functions, one generator each: it draws the arguments of a `Case`. No public name may be without."""
 
 import inspect
 import io
@@ -61,7 +61,7 @@ def scale_of(mask):
 def first(c, name="x", values="wild"):
     """The first argument of an elementwise function, and perhaps ``dtype=`` for it."""
     dtype, shape = c.dtype(), c.shape()
-    if c.draw.chance(0.06) and not c.wants_overlap:
+    if c.draw.chance(c.bytes_chance) and not c.wants_overlap:
         c.as_bytes, shape = True, (c.draw.randint(1, 300),)
         c.arguments["dtype"] = c.draw.choice((dtype, dtype.name))
     x = c.array(name, shape, dtype, values, "in place")
@@ -113,7 +113,7 @@ def mask_backward(c):
 
 
 def sum_of(c, i, dtype, total):
-    """Result ``i`` is a sum, right to a rounding of each term: ``total(plain)`` is that of the terms' absolute values."""
+    """Result ``i`` is a sum, right to a rounding of each term: ``total(plain)`` is that of absolute values."""
     c.close[i] = 64 * eps(dtype), lambda plain: size_of(1, total(plain))
 
 
@@ -527,7 +527,7 @@ def softmax_dropout_backward(c):
     )
 
 
-# -- several samples, max-norm, inference --------------------------------------------------------------------------------
+# -- several samples, max-norm, inference ------------------------------------------------------------------------------
 
 
 def samples_of(c):
@@ -704,7 +704,7 @@ def mc_dropout(c):
 @generator("layers.Dropout")
 def layer(c):
     c.alone = True
-    x, shape, dtype = first(c)
+    x, shape, _ = first(c)
     c.arguments.pop("dtype", None)
     if c.as_bytes:
         x.given = x.view
@@ -725,7 +725,7 @@ def layer(c):
 
 @generator("layers.MultiSampleDropout", 0.5)
 def sample_layer(c):
-    shape, dtype, classes = linear(c)
+    _, dtype, classes = linear(c)
     average, seed = c.draw.choice(("losses", "logits")), c.draw.getrandbits(64)
 
     def use(x, W):

@@ -186,7 +186,7 @@ def is_nan(x):
 
 
 def near(got, want, limit):
-    """Where ``got`` is ``want`` but for ``limit`` and a rounding to their dtype; NaN and infinities in the same places."""
+    """Where ``got`` is ``want`` but for ``limit`` and a rounding to their dtype; NaN and infinities alike."""
     largest = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.4e38}.get(want.dtype.name, np.inf)
     spacing = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}.get(want.dtype.name, 2.0**-52)
     least = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-126}.get(want.dtype.name, 2.0**-1022)

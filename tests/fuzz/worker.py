@@ -27,7 +27,7 @@ class Options:
 
     def __init__(self, engines, functions=None, dtypes=None, torch=True, large=0.004):
         self.engines = engines
-        self.functions = functions or [name for name in GENERATORS]
+        self.functions = functions or list(GENERATORS)
         self.dtypes = dtypes or ["float16", "bfloat16", "float32", "float64"]
         self.large = large
         self.torch = None
