@@ -114,10 +114,10 @@ class Case:
         return x.reshape(shape)
 
     def array(self, name, shape, dtype, values="wild", role="read", layouts=LAYOUTS, alone=False):
-        """Draw an array argument. ``values``: an array, or a ``kind`` of `values`; ``alone``: an ndarray."""
+        """Draw an array argument. ``values``: an array, or a ``kind`` of `values`; ``alone``: an ordinary ndarray."""
         draw = self.draw
         layout = "C" if self.plain_memory or self.as_bytes else draw.choice(layouts)
-        if not self.plain_memory and not self.as_bytes and draw.chance(0.06):
+        if not self.plain_memory and not self.as_bytes and not alone and draw.chance(0.06):
             layout = draw.choice(("broadcast", "window"))
         odd = not self.plain_memory and not self.as_bytes and not alone and not self.alone
         unaligned = odd and draw.chance(0.05) and dtype.itemsize > 1
