@@ -357,8 +357,8 @@ class Case:
             if self.flaw("mask is none", 0.05):
                 arguments["mask"] = draw.choice((np.ones(shape, bool), 0.5, "mask"))
                 return shape
-            if self.flaw("mask does not fit", 0.05):
-                own = (*shape[:-1], (shape or (1,))[-1] + 2, 3)
+            if shape and shape[-1] != 1 and self.flaw("mask does not fit", 0.05):
+                own = (*shape[:-1], shape[-1] + 2)
             if exact and most is not None:
                 arguments["mask"] = self.mask(own, self.p_of_mask(shape, most))
             else:
@@ -367,8 +367,8 @@ class Case:
         own = shape
         if not exact and draw.chance(0.2):
             own = self.narrower(shape)
-            if self.flaw("mask_shape does not fit", 0.1):
-                own = draw.choice(((*shape[:-1], (shape or (1,))[-1] + 2, 3), (-1,), "ab", 1.5))
+            if shape and shape[-1] != 1 and self.flaw("mask_shape does not fit", 0.1):
+                own = draw.choice(((*shape[:-1], shape[-1] + 2), (-1,), "ab", 1.5))
                 arguments["mask_shape"] = own
                 own = shape
             else:

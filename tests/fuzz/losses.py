@@ -83,7 +83,7 @@ def labels(c, shape, dtype):
             values = (
                 np.where(np.arange(n) == draw.np.integers(0, n, (*lead, 1)), 1.0, 0.0) if not c.refusals else values
             )
-        c.array("labels", own, kind, values.astype(kind), "read" if kind == dtype else "copied")
+        c.array("labels", own, kind, values.astype(kind), "read" if kind == dtype else "copied", alone=bool(c.refusals))
         soft = True
     else:
         kind = np.dtype(draw.choice((np.int64, np.int64, np.int64, np.int32, np.uint8, np.int16, np.uint64)))
@@ -98,7 +98,7 @@ def labels(c, shape, dtype):
             values.flat[draw.randrange(values.size)] = draw.choice((n, n + 5, 127)) if n < 120 else 0
             if n >= 120 or values.max(initial=0) < n:
                 c.refusals.clear()
-        c.array("labels", lead, kind, values.astype(kind), "copied")
+        c.array("labels", lead, kind, values.astype(kind), "copied", alone=bool(c.refusals))
         soft = False
     if draw.chance(0.3):
         c.arguments["label_smoothing"] = draw.choice((0.0, 0.1, 1.0, 0.5))
