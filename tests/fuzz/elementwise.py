@@ -5,7 +5,7 @@ import numpy as np
 import fastdrop as fd
 
 from .case import joint, with_backend
-from .memory import FLOATS
+from .memory import BFLOAT16, FLOATS
 from .table import DOUBLE, eps, generator, scale_of, size_of
 
 
@@ -65,7 +65,8 @@ def mask_backward(c):
 
 def sum_of(c, i, dtype, total):
     """Result ``i`` is a sum, right to a rounding of each term: ``total(plain)`` is that of absolute values."""
-    c.close[i] = 64 * eps(dtype), lambda plain: size_of(1, total(plain))
+    rounding = {2: 2.0**-8 if dtype == BFLOAT16 else 2.0**-11}.get(dtype.itemsize, 64 * eps(dtype))
+    c.close[i] = rounding, lambda plain: size_of(1, total(plain))
 
 
 @generator("Mask.multiply")
