@@ -161,6 +161,8 @@ def check_axis(axis, shape, name):
 def check_number(value, name):
     """Return ``value`` as a float; raise if it is none."""
     try:
-        return float(value)
+        if not isinstance(value, (str, bytes)):
+            return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+        pass
+    raise TypeError(f"{name} must be a number, got {value!r}")

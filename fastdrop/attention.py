@@ -155,7 +155,7 @@ def _attention(attention_mask, scores, axis):
     wide = axis_last(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis)
     shape = axis_last(scores, axis).shape
     wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows: kernels read consecutive numbers
-    wide = np.broadcast_to(np.ascontiguousarray(wide).reshape(wide.shape), shape)
+    wide = np.broadcast_to(np.ascontiguousarray(plain(wide)).reshape(wide.shape), shape)
     return (None, wide) if is_bool else (wide, None)
 
 

@@ -20,7 +20,7 @@ from .arguments import check_axis, check_number, check_shape
 from .buffers import as_array, axis_last, check_out, new_array, new_like
 from .dispatch import operation
 from .functional import mask_for
-from .masks import run, target
+from .masks import plain, run, target
 
 __all__ = ["RDrop", "cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
 
@@ -379,7 +379,7 @@ class _Call:
             shape = *self.lead, self.n
             if labels.shape != shape:
                 raise ValueError(f"labels of probabilities must have a's shape {shape}, got {labels.shape}")
-            self.target = np.ascontiguousarray(labels, dtype).reshape(self.rows, self.n)
+            self.target = np.ascontiguousarray(plain(labels), dtype).reshape(self.rows, self.n)
             if labels.size and not labels.min() >= 0:
                 self._refuse(~(self.target >= 0).all(axis=1), labels.min(), "probabilities of at least 0")
             return

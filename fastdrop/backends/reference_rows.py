@@ -105,7 +105,7 @@ class _Side:
         half = a / 2 - np.where(np.isfinite(top), top, 0) / 2  # halves: no finite difference overflows
         x = np.maximum(half * (2 / temperature), -np.finfo(np.float64).max)
         self.x = np.where(a == -np.inf, -np.inf, x)
-        self.top = np.arange(a.shape[-1]) == a.argmax(-1)[:, None]
+        self.top = (np.arange(a.shape[-1]) == a.argmax(-1)[:, None]) & self.some[:, None]
         self.e = np.exp(self.x)
         self.rest = np.where(self.top, 0, self.e).sum(-1, keepdims=True)
         self.share = np.where(self.some[:, None], 1 / (1 + self.rest), 0)
