@@ -567,21 +567,25 @@ def _restore(*fields):
     if strides is None:
         last = math.prod(shape) - 1
     else:
-        check(type(strides) is tuple and len(strides) == len(shape), "strides", strides)
+        check(type(strides) is tuple and len(strides) == len(shape), "shape, strides", (shape, strides))
         for n, stride in zip(reversed(shape), reversed(strides)):
-            check(type(stride) is int and stride >= 0 and (n < 2 or stride > last), "strides", strides)
+            check(type(stride) is int and stride >= 0 and (n < 2 or stride > last), "shape, strides", (shape, strides))
             last += max(0, n - 1) * stride
         strides = _none_if_c_order(strides, shape)
     if stored is None:
-        check(is_uint64(seed), "seed", seed)
-        check(is_uint64(stream), "stream", stream)
+        check(is_uint64(seed) and is_uint64(stream), "seed, stream, stored", (seed, stream, None))
         size = MASK64 + 1
     else:
-        check(seed is None and stream is None, "seed, stream", (seed, stream))
+        check(seed is None and stream is None, "seed, stream beside stored bits", (seed, stream))
         check(type(stored) is np.ndarray and stored.dtype == np.uint8 and stored.ndim == 1, "stored", stored)
         stored = np.frombuffer(stored.tobytes(), np.uint8)  # a copy: the buffers of protocol 5 are the caller's
         size = 8 * len(stored)
-    check(0 in shape or offset + last < size, "offset", offset)
+    reach = shape, offset, strides, size
+    check(
+        0 in shape or offset + last < size,
+        "shape, offset, strides, number of bits (stored)",
+        reach,
+    )
     mask = Mask._make(seed, stream, shape, p, offset, strides, stored)
     if stored is not None:
         mask._check_scale()
