@@ -182,8 +182,28 @@ def config():
     }
 
 
+def _warn_of_namesake():
+    """PyPI has another program of this import name: pip writes the files of both into one folder, and its uninstall
+    takes those of the one that is left."""
+    folder = os.path.dirname(os.path.dirname(__file__))
+    try:
+        names = os.listdir(folder)
+    except OSError:  # imported from an archive
+        return
+    for name in names:  # this distribution's own begins with fastdrop_kernels-
+        if name.startswith("fastdrop-") and name.endswith((".dist-info", ".egg-info")):
+            warnings.warn(
+                f"another program, the distribution fastdrop ({name}), is installed in {folder} beside this library, "
+                "the distribution fastdrop-kernels: files of one replace files of the other. Have only one: "
+                "pip uninstall fastdrop fastdrop-kernels, then install the one you want",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
 def start():
     """Called once, when the package is imported."""
+    _warn_of_namesake()
     forced = os.environ.get("FASTDROP_ISA")
     if _core is None:
         if forced:
@@ -193,7 +213,8 @@ def start():
         warnings.warn(
             f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one "
             f"cannot be loaded ({_why_not}). To have it, install a C compiler and Python's headers (Debian: gcc "
-            "python3-dev), then fastdrop again, with pip's --force-reinstall --no-cache-dir"
+            "python3-dev), then the distribution fastdrop-kernels again, from where it came, with pip's "
+            "--force-reinstall --no-cache-dir"
             + ("; or install numba, which needs no compiler." if backend == "reference" else "."),
             RuntimeWarning,
             stacklevel=3,
