@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from . import backends
 from ._version import __version__
+from .arguments import explained
 from .locks import after_fork, new_lock
 from .rule import STREAM_VERSION
 
@@ -54,6 +55,7 @@ _buffer_limit = 512 << 20
 _lock = new_lock()
 
 
+@explained
 def set_num_threads(n):
     """Set how many threads the kernels may use, in this process. It changes no result.
 
@@ -110,6 +112,7 @@ def threads(n):
         set_num_threads(before)
 
 
+@explained
 def set_buffer_limit(n):
     """Set how much memory of freed outputs may be kept for the next ones, in this process. It changes no result.
 
@@ -212,10 +215,8 @@ def start():
         backend = backends.get_backend()
         warnings.warn(
             f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one "
-            f"cannot be loaded ({_why_not}). To have it, install a C compiler and Python's headers (Debian: gcc "
-            "python3-dev), then the distribution fastdrop-kernels again, from where it came, with pip's "
-            "--force-reinstall --no-cache-dir"
-            + ("; or install numba, which needs no compiler." if backend == "reference" else "."),
+            f"cannot be loaded ({_why_not}). To have it, {backends.CURES['native']}"
+            + (f"; or {backends.CURES['numba']}." if backend == "reference" else "."),
             RuntimeWarning,
             stacklevel=3,
         )

@@ -62,7 +62,7 @@ def test_without_extension_numba_comes_first():
     assert found["bits"] == "0c19c5322905b53c"
     (said,) = found["said"]
     assert "numba backend" in said
-    assert "or install numba" not in said
+    assert "pip install numba" not in said
 
 
 def test_import_brings_numpy_alone():
