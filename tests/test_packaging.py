@@ -49,7 +49,7 @@ def test_without_extension_the_reference_runs_and_says_so_once():
         "reference backend",
         "(import of fastdrop._core halted",
         "install a C compiler",
-        "or install numba",
+        "or pip install numba",
         "fastdrop-kernels",
     ):
         assert part in said
