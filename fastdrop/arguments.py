@@ -12,7 +12,7 @@ from .rule import MASK64
 
 # What other libraries call an argument -> what it is here.
 _ELSEWHERE = {
-    **dict.fromkeys(("rate", "drop_prob", "dropout_p", "drop_rate", "prob"), "p, the probability to drop"),
+    **dict.fromkeys(("rate", "drop_prob", "dropout_p", "drop_rate", "prob"), "p, the probability to drop, not to keep"),
     **dict.fromkeys(("keep_prob", "keep", "keep_rate"), "p, the probability to drop: p = 1 - keep_prob"),
     **dict.fromkeys(("seed", "random_state", "generator", "key"), "rng: an int, a fastdrop.Rng or a NumPy generator"),
     "noise_shape": "mask_shape",
@@ -31,18 +31,22 @@ def check_keywords(function, keywords, known):
     for keyword in keywords:
         if keyword not in known:
             here = _ELSEWHERE.get(keyword, "")
-            cure = f"; here it is {here}" if here.partition(",")[0].partition(":")[0].partition(" ")[0] in known else ""
-            raise TypeError(f"{function}() has no argument {keyword!r}{cure}")
+            if here.partition(",")[0].partition(":")[0].partition(" ")[0] in known:
+                cure = f"here it is {here}"
+            else:
+                cure = f"it takes {', '.join(sorted(set(known) - {'self', 'cls'}))}"
+            raise TypeError(f"{function}() has no argument {keyword!r}; {cure}")
 
 
 def explained(function):
     """Decorate a function without array arguments so that its unknown keywords raise `check_keywords`'s error."""
     known = frozenset(inspect.signature(function).parameters)
+    name = function.__qualname__.removesuffix(".__init__")
 
     @wraps(function)
     def call(*args, **kwargs):
         if not known.issuperset(kwargs):
-            check_keywords(function.__name__, kwargs, known)
+            check_keywords(name, kwargs, known)
         return function(*args, **kwargs)
 
     return call
@@ -161,8 +165,8 @@ def check_axis(axis, shape, name):
 def check_number(value, name):
     """Return ``value`` as a float; raise if it is none."""
     try:
-        if not isinstance(value, (str, bytes)):
-            return float(value)
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
     except (TypeError, ValueError):
-        pass
-    raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {value!r}") from None

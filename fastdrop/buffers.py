@@ -92,9 +92,13 @@ def _foreign(obj, name, dtype, writable):
     if writable and not hasattr(obj, "__array_interface__"):
         raise TypeError(f"{name} must be an array or a writable buffer, got {type(obj).__name__}")
     try:
-        return np.asarray(obj, dtype)
+        array = np.asarray(obj, dtype)
     except ValueError:  # a list of lists of several lengths
         raise ValueError(f"{name} must be an array or have the shape of one, got {type(obj).__name__}") from None
+    if array.dtype == object and not array.ndim:  # NumPy sees no array in it
+        cure = f"; {name}.toarray() is one" if hasattr(obj, "toarray") else ""
+        raise TypeError(f"{name} must be an array, got {type(obj).__name__}{cure}")
+    return array
 
 
 def _reread(array, name, dtype):

@@ -5,19 +5,26 @@ arguments that returns the exit status.  It imports what it needs when it runs, 
 """
 
 import argparse
+import json
 
 from . import __version__, show_config
 from .bench import command as bench
+from .config import config
 from .demo import command as demo
 
 
 def add_info(commands):
-    parser = commands.add_parser("info", help="print version, instruction set, threads and backends")
+    about = "print version, instruction set, threads and backends"
+    parser = commands.add_parser("info", help=about, description=f"{about.capitalize()}.")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.set_defaults(run=info)
 
 
 def info(args):
-    show_config()
+    if args.json:
+        print(json.dumps(config(), indent=1))
+    else:
+        show_config()
     return 0
 
 
@@ -39,10 +46,13 @@ def main(argv=None):
     """
     parser = argparse.ArgumentParser(prog="fastdrop", description="Dropout kernels whose masks are values.")
     parser.add_argument("--version", action="version", version=f"fastdrop {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
     args = parser.parse_args(argv)
+    if not hasattr(args, "run"):
+        parser.print_help()
+        return 0
     try:
         return args.run(args)
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from . import backends
 from ._version import __version__
+from .arguments import explained
 from .locks import after_fork, new_lock
 from .rule import STREAM_VERSION
 
@@ -54,6 +55,7 @@ _buffer_limit = 512 << 20
 _lock = new_lock()
 
 
+@explained
 def set_num_threads(n):
     """Set how many threads the kernels may use, in this process. It changes no result.
 
@@ -110,6 +112,7 @@ def threads(n):
         set_num_threads(before)
 
 
+@explained
 def set_buffer_limit(n):
     """Set how much memory of freed outputs may be kept for the next ones, in this process. It changes no result.
 
@@ -182,8 +185,28 @@ def config():
     }
 
 
+def _warn_of_namesake():
+    """PyPI has another program of this import name: pip writes the files of both into one folder, and its uninstall
+    takes those of the one that is left."""
+    folder = os.path.dirname(os.path.dirname(__file__))
+    try:
+        names = os.listdir(folder)
+    except OSError:  # imported from an archive
+        return
+    for name in names:  # this distribution's own begins with fastdrop_kernels-
+        if name.startswith("fastdrop-") and name.endswith((".dist-info", ".egg-info")):
+            warnings.warn(
+                f"another program, the distribution fastdrop ({name}), is installed in {folder} beside this library, "
+                "the distribution fastdrop-kernels: files of one replace files of the other. Have only one: "
+                "pip uninstall fastdrop fastdrop-kernels, then install the one you want",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
 def start():
     """Called once, when the package is imported."""
+    _warn_of_namesake()
     forced = os.environ.get("FASTDROP_ISA")
     if _core is None:
         if forced:
@@ -192,9 +215,8 @@ def start():
         backend = backends.get_backend()
         warnings.warn(
             f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one "
-            f"cannot be loaded ({_why_not}). To have it, install a C compiler and Python's headers (Debian: gcc "
-            "python3-dev), then fastdrop again, with pip's --force-reinstall --no-cache-dir"
-            + ("; or install numba, which needs no compiler." if backend == "reference" else "."),
+            f"cannot be loaded ({_why_not}). To have it, {backends.CURES['native']}"
+            + (f"; or {backends.CURES['numba']}." if backend == "reference" else "."),
             RuntimeWarning,
             stacklevel=3,
         )

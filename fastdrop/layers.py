@@ -9,7 +9,7 @@ ever.
 
 from collections import deque
 
-from .arguments import check_p, check_samples
+from .arguments import check_p, check_samples, check_training, explained
 from .buffers import shape_of
 from .functional import dropout, dropout_backward
 from .inference import Sample, _predicting
@@ -26,7 +26,24 @@ def _refuse_while_predicting():
         )
 
 
-class Dropout:
+class _Layer:
+    """What the layers share: ``p``, checked when it is set, and the masks of calls to undo."""
+
+    def __init__(self, p, rng):
+        self.p = p
+        self.rng = None if rng is None else as_rng(rng)  # None: looked up at each call, a forked child has a new one
+        self._pending = deque(maxlen=REMEMBERED)
+
+    @property
+    def p(self):
+        return self._p
+
+    @p.setter
+    def p(self, p):
+        self._p = check_p(p)
+
+
+class Dropout(_Layer):
     """A dropout layer.
 
     Parameters
@@ -88,10 +105,9 @@ class Dropout:
     True
     """
 
+    @explained
     def __init__(self, p, *, rng=None):
-        self.p = check_p(p)
-        self.rng = None if rng is None else as_rng(rng)  # None: looked up at each call, a forked child has a new one
-        self._pending = deque(maxlen=REMEMBERED)
+        super().__init__(p, rng)
 
     @property
     def mask(self):
@@ -181,7 +197,7 @@ class Dropout:
         return f"fastdrop.layers.Dropout(p={self.p}, rng={self.rng})"
 
 
-class MultiSampleDropout:
+class MultiSampleDropout(_Layer):
     """A linear head behind multi-sample dropout: every training call goes through it with ``samples`` masks.
 
     Parameters
@@ -236,13 +252,12 @@ class MultiSampleDropout:
     ((2, 6), (6, 3), array([2., 2., 2.]))
     """
 
+    @explained
     def __init__(self, W, b, p=0.5, samples=8, *, average="losses", rng=None):
         if average not in ("losses", "logits"):
             raise ValueError(f"average must be 'losses' or 'logits', got {average!r}")
-        self.W, self.b = W, b
-        self.p, self.samples, self.average = check_p(p), check_samples(samples), average
-        self.rng = None if rng is None else as_rng(rng)
-        self._pending = deque(maxlen=REMEMBERED)
+        super().__init__(p, rng)
+        self.W, self.b, self.samples, self.average = W, b, check_samples(samples), average
 
     def __call__(self, x, training=True):
         """Return the logits of ``x``.
@@ -266,13 +281,15 @@ class MultiSampleDropout:
         """
         if isinstance(training, Sample):
             x = training.dropout(x, self.p if type(self.p) is float else self.p[training.number % self.samples])
-        elif training:
-            _refuse_while_predicting()
-            logits, mask = multi_sample_linear(
-                x, self.W, self.b, self.p, self.samples, rng=self.rng, average=self.average
-            )
-            self._pending.append((x, mask))
-            return logits
+        else:
+            check_training(training)
+            if training:
+                _refuse_while_predicting()
+                logits, mask = multi_sample_linear(
+                    x, self.W, self.b, self.p, self.samples, rng=self.rng, average=self.average
+                )
+                self._pending.append((x, mask))
+                return logits
         logits = x @ self.W
         return logits if self.b is None else logits + self.b
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 import numpy as np
 
 from . import backends
-from .arguments import check_allocatable, check_p, check_shape, fit_p, joint_shape
+from .arguments import check_allocatable, check_p, check_shape, explained, fit_p, joint_shape
 from .buffers import (
     FLOATS,
     as_array,
@@ -132,6 +132,7 @@ class Mask(Fields):
     _make = classmethod(make)
 
     @classmethod
+    @explained
     def from_keep(cls, keep, p):
         """Make a mask from the user's own decisions.
 
@@ -167,7 +168,7 @@ class Mask(Fields):
         stored = np.packbits(array, axis=None, bitorder="little") if dtype == np.bool_ else None
         del array  # the traceback of an error would keep the caller's buffer by it
         if stored is None:
-            raise TypeError(f"keep must hold bools, got dtype {dtype}: keep.astype(bool) has them")
+            raise TypeError(f"keep must hold bools, got dtype {dtype}; convert it, with np.asarray(keep, bool)")
         stored.flags.writeable = False
         mask = cls._make(None, None, shape, fit_p(check_p(p), shape), stored=stored)
         mask._check_scale()
@@ -538,6 +539,7 @@ for _operation, _names in {
     "abs": "abs",
     "float": "float",
     "int": "int",
+    "to index with it": "index",
     "complex": "complex",
 }.items():
     for _name in _names.split():
@@ -567,21 +569,25 @@ def _restore(*fields):
     if strides is None:
         last = math.prod(shape) - 1
     else:
-        check(type(strides) is tuple and len(strides) == len(shape), "strides", strides)
+        check(type(strides) is tuple and len(strides) == len(shape), "shape, strides", (shape, strides))
         for n, stride in zip(reversed(shape), reversed(strides)):
-            check(type(stride) is int and stride >= 0 and (n < 2 or stride > last), "strides", strides)
+            check(type(stride) is int and stride >= 0 and (n < 2 or stride > last), "shape, strides", (shape, strides))
             last += max(0, n - 1) * stride
         strides = _none_if_c_order(strides, shape)
     if stored is None:
-        check(is_uint64(seed), "seed", seed)
-        check(is_uint64(stream), "stream", stream)
+        check(is_uint64(seed) and is_uint64(stream), "seed, stream, stored", (seed, stream, None))
         size = MASK64 + 1
     else:
-        check(seed is None and stream is None, "seed, stream", (seed, stream))
+        check(seed is None and stream is None, "seed, stream beside stored bits", (seed, stream))
         check(type(stored) is np.ndarray and stored.dtype == np.uint8 and stored.ndim == 1, "stored", stored)
         stored = np.frombuffer(stored.tobytes(), np.uint8)  # a copy: the buffers of protocol 5 are the caller's
         size = 8 * len(stored)
-    check(0 in shape or offset + last < size, "offset", offset)
+    reach = shape, offset, strides, size
+    check(
+        0 in shape or offset + last < size,
+        "shape, offset, strides, number of bits (stored)",
+        reach,
+    )
     mask = Mask._make(seed, stream, shape, p, offset, strides, stored)
     if stored is not None:
         mask._check_scale()
@@ -592,7 +598,7 @@ def _index(k, axis):
     if not isinstance(k, (bool, np.bool_)):
         with suppress(TypeError):
             return operator.index(k)
-    raise TypeError(f"a mask takes integers and slices of step 1, got {k!r} on axis {axis}")
+    raise TypeError(f"a mask takes integers and slices of step 1, got {k!r} on axis {axis}; {CAN}")
 
 
 def spread(x, shape, name):
@@ -629,6 +635,7 @@ def run(y, x, mask):
         y[...] = whole
 
 
+@explained
 def mask(shape, p, *, rng=None):
     """Make a dropout mask: O(1), nothing is generated.
 

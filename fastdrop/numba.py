@@ -44,6 +44,9 @@ True
 True
 """
 
-from .backends.numba_rule import keep, keep_bits64, keep_lane, scale, threshold, uniform32
+try:
+    from .backends.numba_rule import keep, keep_bits64, keep_lane, scale, threshold, uniform32
+except ImportError as error:
+    raise ImportError(f"fastdrop.numba needs the package numba ({error}): pip install numba") from error
 
 __all__ = ["keep", "keep_bits64", "keep_lane", "scale", "threshold", "uniform32"]

@@ -9,6 +9,7 @@ import operator
 
 import numpy as np
 
+from .arguments import explained
 from .locks import after_fork, new_lock
 from .rule import MASK64
 
@@ -69,6 +70,7 @@ class Rng:
 
     __slots__ = ("_seed", "_spawned", "_stream")
 
+    @explained
     def __init__(self, seed=0, stream=0):
         self._seed = _uint64("seed", seed)
         self._stream = _uint64("stream", stream)
@@ -101,6 +103,7 @@ class Rng:
             self._stream = (stream + 1) & MASK64
         return self._seed, stream
 
+    @explained
     def mask(self, shape, p):
         """Take a mask: `fastdrop.mask` with this generator.
 

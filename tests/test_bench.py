@@ -3,7 +3,6 @@
 No time is asserted anywhere: that is what ``fastdrop bench`` is for.
 """
 
-import argparse
 import json
 import math
 import subprocess
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop.bench import cases, command, measure, report, rivals, targets, values, worker
+from fastdrop.bench import cases, measure, report, rivals, targets, values, worker
+from fastdrop.cli import main
 
 LARGEST = 4096
 TWO = {"one": 1, "all": 2}
@@ -210,10 +210,32 @@ def test_command(only, tmp_path):
     assert all(math.prod(row["shape"]) <= LARGEST for row in rows)
 
 
-def test_command_names_an_unknown_target(capsys):
-    args = argparse.Namespace(only="1,99", all=False)
-    assert command.main(args) == 2
-    assert "no target 99" in capsys.readouterr().err
+@pytest.mark.parametrize("option", [["--only", "1,99"], ["--only", ""], ["--only", "1,"]])
+def test_command_names_the_targets_there_are(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *option])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert f"got {option[1]!r}" in err
+    assert all(f" {check.number}," in err for check in targets.CHECKS)
+
+
+@pytest.mark.parametrize("option", [["--largest", "0"], ["--out", "no/such/folder/x"], ["--json", "."]])
+def test_command_refuses_what_would_fail_after_minutes(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *option])
+    assert stop.value.code == 2
+    assert f"argument {option[0]}: must be " in capsys.readouterr().err
+
+
+def test_help_says_what_it_does_and_which_targets_there_are(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "Measure every kernel on this machine" in said
+    for check in targets.CHECKS:
+        assert f"  {check.number:8} {check.what}\n" in said
 
 
 def test_picture(tmp_path):

@@ -278,16 +278,16 @@ STORED = MASKS["part of from_keep"]
     [
         *[(DRAWN, name, value) for name in ("seed", "stream") for value in (None, -1, 2**64, 1.0, "1", True)],
         *[(DRAWN, "offset", value) for value in (None, -1, 2**64, 1.0, 2**64 - 12)],
-        *[(DRAWN, "shape", value) for value in (None, 3, [3], (3.0,), (-3,), (2**65,), (True,), (1,) * 65, (2**63, 2))],
+        *[(DRAWN, "shape", value) for value in (None, 3, [3], (3.0,), (-3,), (2**65,), (True,), (1,) * 65, (2**64,))],
         *[
             (DRAWN, "p", value)
             for value in (None, "0.3", 1.5, -0.1, math.nan, np.full(4, 0.3), np.full(3, 2.0), [None])
         ],
         *[(DRAWN, "strides", value) for value in (6, (), (6, 1), (6.0,), (-6,), (0,), (2**63,), (2**64 + 6,), [6])],
         *[(STORED, name, 1) for name in ("seed", "stream")],
-        *[(STORED, "shape", value) for value in ((4, 5), (3, 7), (3,), (2**62, 5))],
-        *[(STORED, "offset", value) for value in (18, 2**63, 2**64 - 1)],
-        *[(STORED, "strides", value) for value in ((8, 1), (6, 3), (6, 0), (4, 1), (1, 6), None, (2**64 - 6, 1))],
+        *[(STORED, "shape", value) for value in ((4, 5), (3, 9), (3,), (2**62, 5))],
+        *[(STORED, "offset", value) for value in (16, 2**63, 2**64 - 1)],
+        *[(STORED, "strides", value) for value in ((8, 1), (6, 2), (6, 0), (4, 1), (1, 6), None, (2**64 - 6, 1))],
         *[
             (STORED, "stored", value)
             for value in (
@@ -308,12 +308,10 @@ STORED = MASKS["part of from_keep"]
 )
 def test_damaged_field(make, field, value):
     if field == "strides" and value is None:
-        mask = Pickled(make(), strides=None, offset=18)  # 15 elements from there on are more than 4 bytes have
+        mask = Pickled(make(), strides=None, offset=18)  # 15 elements from there on are more than the 32 bits there are
     else:
         mask = Pickled(make(), **{field: value})
-    with pytest.raises(
-        ValueError, match=r"pickle of a fastdrop\.Mask is damaged|p must be below 1 where something is kept"
-    ):
+    with pytest.raises(ValueError, match=f"damaged: .*{field}|p must be below 1 where something is kept"):
         pickle.loads(pickle.dumps(mask))
 
 
@@ -346,15 +344,16 @@ def test_unpickled_bits_are_the_masks_own():
 
 
 FUZZ = """
-import pickle, random
+import io, pickle, random
 import numpy as np
 import fastdrop as fd
 
-WRONG = [None, True, -1, 0, 1, 2, 3, 7, 8, 29, 30, 2**31, 2**32, 2**62, 2**63, 2**64 - 1, 2**64, 2**65, 0.5, "a", b"12",
-         [], (), (1,), (3, 2), (0, 3), (2**32, 2**32), (6, 1), (1, 6), (0, 0), (2**63, 1), np.zeros(3),
+WRONG = [None, True, -1, 0, 1, 2, 3, 7, 8, 29, 30, 2**31, 2**32, 2**62, 2**63, 2**64 - 1, 2**64, 2**65, 0.5, "a",
+         b"1234", [], (), (1,), (3, 2), (0, 3), (2**32, 2**32), (6, 1), (1, 6), (0, 0), (2**63, 1), np.zeros(3),
          np.ones(3, np.uint8), np.full(64, 255, np.uint8), np.full(5, 0.5), np.array([0.5, 1.0])]
-MASKS = [fd.Rng(1, 2).mask((5, 6), 0.3), fd.Rng(1, 2).mask((5, 6), [0.1, 0.2, 0.3, 0.4, 0.5])[1:, 2:4],
-         fd.mask(2**64, 0.5)[2**64 - 9 :], fd.Mask.from_keep(np.arange(30).reshape(5, 6) % 3 > 0, 0.3),
+MASKS = [fd.Rng(1, 2).mask((5, 6), 0.3), fd.mask(2**64, 0.5)[2**64 - 9 :],
+         fd.Rng(1, 2).mask((5, 6), [0.1, 0.2, 0.3, 0.4, 0.5])[1:, 2:4],
+         fd.Mask.from_keep(np.arange(30).reshape(5, 6) % 3 > 0, 0.3),
          fd.Mask.from_keep(np.arange(30).reshape(5, 6) % 3 > 0, 0.3)[2:, 1:]]
 
 class Edited:
@@ -362,6 +361,12 @@ class Edited:
         self.fields = fields
     def __reduce__(self):
         return fd.masks._restore, self.fields
+
+class Unpickler(pickle._Unpickler):  # in Python: the one in C crashes by itself on some of these bytes
+    def find_class(self, module, name):
+        if module.partition(".")[0] not in ("fastdrop", "numpy"):
+            raise pickle.UnpicklingError(module)
+        return super().find_class(module, name)
 
 def use(mask):
     for part in (mask, mask[tuple(slice(-2, None) for _ in mask.shape)]):
@@ -374,27 +379,37 @@ def use(mask):
 
 draw = random.Random(SEED)
 loaded = refused = 0
-for i in range(2000):
-    fields = list(draw.choice(MASKS).__reduce__()[1])
-    for _ in range(draw.randint(1, 3)):
-        fields[draw.randrange(7)] = draw.choice(WRONG)
-    try:
-        found = pickle.loads(pickle.dumps(Edited(tuple(fields))))
-    except ValueError:
-        refused += 1
+for i in range(6000):
+    mask = draw.choice(MASKS)
+    if i % 2:
+        fields = list(mask.__reduce__()[1])
+        for _ in range(draw.randint(1, 3)):
+            fields[draw.randrange(7)] = draw.choice(WRONG)
+        data = pickle.dumps(Edited(tuple(fields)))
+        expected = ValueError
     else:
+        data = bytearray(pickle.dumps(draw.choice(MASKS[:2]), draw.randint(2, 5)))  # NumPy's own arrays crash too
+        for _ in range(draw.randint(1, 4)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        expected = Exception  # pickle's own errors are of many kinds
+    try:
+        found = Unpickler(io.BytesIO(bytes(data))).load()
+    except expected:
+        refused += 1
+        continue
+    if isinstance(found, fd.Mask):
         loaded += 1
         use(found)
 print(loaded, refused)
 """
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_whatever_is_loaded_from_damaged_pickles_is_a_mask(fresh_python, seed):
     done = fresh_python(FUZZ.replace("SEED", str(seed)))
     assert done.returncode == 0, done.stderr
     loaded, refused = map(int, done.stdout.split())
-    assert min(loaded, refused) > 50  # both happen
+    assert min(loaded, refused) > 500  # both happen
 
 
 # -- arrays of it ------------------------------------------------------------------------------------------------------
@@ -657,7 +672,11 @@ def test_torch_products():
         lambda t: torch.multiply(mask, t),
         lambda t: torch.mul(input=t, other=mask),
     ):
-        assert np.array_equal(product(x), want)
+        y = product(x)
+        assert type(y) is torch.Tensor
+        assert np.array_equal(y, want)
+    half = torch.full((2, 3), 2.0, dtype=torch.bfloat16)
+    assert (half * mask).dtype == torch.bfloat16
     assert (x == 2).all()
 
 

@@ -45,7 +45,13 @@ def test_without_extension_the_reference_runs_and_says_so_once():
     assert found["backend"] == "reference"
     assert found["bits"] == "0c19c5322905b53c"  # of stream version 1
     (said,) = found["said"]
-    for part in ("reference backend", "(import of fastdrop._core halted", "install a C compiler", "or install numba"):
+    for part in (
+        "reference backend",
+        "(import of fastdrop._core halted",
+        "install a C compiler",
+        "or pip install numba",
+        "fastdrop-kernels",
+    ):
         assert part in said
 
 
@@ -56,7 +62,7 @@ def test_without_extension_numba_comes_first():
     assert found["bits"] == "0c19c5322905b53c"
     (said,) = found["said"]
     assert "numba backend" in said
-    assert "or install numba" not in said
+    assert "pip install numba" not in said
 
 
 def test_import_brings_numpy_alone():
@@ -75,7 +81,34 @@ def test_every_package_is_named():
     assert re.findall(r'"([^"]+)"', listed) == sorted(there)
 
 
+def test_nobody_is_told_to_install_the_other_program():
+    """PyPI's fastdrop is a file-sharing server."""
+    files = [ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml", "setup.py", ".ci/run")]
+    files += [path for name in ("fastdrop", "docs", "examples", "bench", "tests") for path in (ROOT / name).rglob("*")]
+    other = (
+        r"(?m)pip3? install\b[^\n]*(?<![\w./])fastdrop(?![-\w./])|fastdrop\[\w|fastdrop again|^name = .fastdrop['\"]"
+    )
+    texts = [path for path in files if path.suffix in (".py", ".md", ".toml", ".pyx", "") and path.is_file()]
+    texts.remove(Path(__file__))
+    assert len(texts) > 50
+    found = [(path.name, text) for path in texts for text in re.findall(other, path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_the_other_program_beside_this_one_is_named(tmp_path, fresh_python):
+    """An install of either writes over files of the other."""
+    (tmp_path / "fastdrop").symlink_to(ROOT / "fastdrop", target_is_directory=True)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import fastdrop; print(fastdrop.__file__)"
+    for name, warned in (("fastdrop_kernels-0.1.0.dist-info", False), ("fastdrop-1.2.dist-info", True)):
+        (tmp_path / name).mkdir()
+        done = fresh_python(code)
+        assert done.stdout.startswith(str(tmp_path)), done.stderr
+        assert ("RuntimeWarning" in done.stderr) == warned
+    for words in ("fastdrop-1.2.dist-info", str(tmp_path), "pip uninstall fastdrop fastdrop-kernels"):
+        assert words in done.stderr
+
+
 def test_one_version():
-    assert importlib.metadata.version("fastdrop") == fd.__version__
+    assert importlib.metadata.version("fastdrop-kernels") == fd.__version__
     newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE).group(1)
     assert newest == fd.__version__

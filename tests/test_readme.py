@@ -4,6 +4,7 @@ import doctest
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastdrop as fd
@@ -55,3 +56,55 @@ def test_table_of_places_names_what_is_there():
     assert len(names) > 5
     for name in names:
         assert (ROOT / name).exists() or (ROOT / "fastdrop" / name).exists(), name
+
+
+# -- "What holds" across instruction sets, backends and threads --------------------------------------------------------
+
+SAME = {
+    "dropout": lambda x, dy, mask: fd.dropout(x, mask=mask)[0],
+    "dropout_add": lambda x, dy, mask: fd.dropout_add(x, dy, mask=mask, bias=x[0])[0],
+    "relu_dropout": lambda x, dy, mask: fd.relu_dropout(x, mask=mask)[0],
+    "relu_dropout_backward": lambda x, dy, mask: fd.relu_dropout_backward(dy, x, mask),
+    "multi_sample_dropout": lambda x, dy, mask: fd.multi_sample_dropout(x, 0.3, 8, rng=1)[0],
+    "multi_sample_dropout_backward": lambda x, dy, mask: fd.multi_sample_dropout_backward(np.stack([dy] * 8), SAMPLES),
+    "multi_sample_mean": lambda x, dy, mask: fd.multi_sample_mean(x, 0.3, 8, rng=1)[0],
+    "multi_sample_mean_backward": lambda x, dy, mask: fd.multi_sample_mean_backward(dy, SAMPLES),
+}
+NEAR = {
+    "gelu_dropout": lambda x, dy, mask: fd.gelu_dropout(x, mask=mask)[0],
+    "gelu_dropout_backward": lambda x, dy, mask: fd.gelu_dropout_backward(dy, x, mask),
+    "softmax_dropout": lambda x, dy, mask: fd.softmax_dropout(x, mask=mask)[0],
+    "bias_shape=": lambda x, dy, mask: fd.dropout_add_backward(dy, mask, bias_shape=(1000,))[1],
+    "x_shape=": lambda x, dy, mask: mask.backward(dy, x_shape=(1000,)),
+    "max_norm_": lambda x, dy, mask: fd.max_norm_(x.copy(), 3.0),
+}
+SAMPLES = fd.mask((8, 64, 1000), 0.3, rng=1)
+
+
+def computed(name, dtype):
+    x, dy = np.random.default_rng(0).normal(0, 3, (2, 64, 1000)).astype(dtype)
+    mask = fd.mask(x.shape, 0.3, rng=2)
+    return {**SAME, **NEAR}[name](x, dy, mask)
+
+
+@pytest.mark.parametrize("name", [*SAME, *NEAR])
+def test_results_of_instruction_sets_backends_and_threads(name, dtype, engine, identical):
+    with fd.threads(1):
+        y = computed(name, dtype)
+    with fd.threads(3):
+        identical(computed(name, dtype), y)
+    backend = fd.get_backend()
+    fd.use_backend("reference")
+    try:
+        good = computed(name, dtype)
+    finally:
+        fd.use_backend(backend)
+    if name in SAME:
+        identical(y, good)
+        return
+    y, good = y.astype(np.float64), good.astype(np.float64)
+    if dtype.itemsize == 2:  # a unit in the last place, of each; or where float32 already differs, of the largest
+        unit = 2.0**-7 if dtype.name == "bfloat16" else 2.0**-10
+        assert (np.abs(y - good) <= unit * np.abs(good) + 2e-6 * np.abs(good).max()).all()
+    else:
+        assert np.abs(y - good).max() <= (2e-6 if dtype == np.float32 else 1e-14) * np.abs(good).max()

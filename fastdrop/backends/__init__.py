@@ -16,6 +16,11 @@ _MODULES = {
     "numba": "fastdrop.backends.numba_cpu",
     "reference": "fastdrop.backends.reference",
 }
+CURES = {
+    "native": "install a C compiler and Python's headers (Debian: gcc python3-dev), then the distribution "
+    "fastdrop-kernels again, from where it came, with pip's --force-reinstall --no-cache-dir",
+    "numba": "pip install numba, which needs no compiler",
+}
 _current = None
 
 
@@ -52,7 +57,10 @@ def use_backend(name):
     global _current, short_way
     if name not in _MODULES:
         raise ValueError(f"name must be one of {sorted(_MODULES)}, got {name!r}")
-    _current = importlib.import_module(_MODULES[name])
+    try:
+        _current = importlib.import_module(_MODULES[name])
+    except ImportError as error:
+        raise ImportError(f"the backend {name!r} cannot be loaded ({error}): to have it, {CURES[name]}") from error
     short_way = getattr(_current, "short_way", _none)
 
 

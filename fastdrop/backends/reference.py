@@ -259,8 +259,13 @@ def apply_sum(total, dy, mask, dx=None, apply=apply):
     for start in range(0, rows, step):
         at = slice(start, start + step) if dy.ndim else ...  # dy[...] of a 0-d array is an array still, dy[()] a number
         part = mask if mask.ndim < dy.ndim or mask.shape[:1] == (1,) else mask[at]
-        summed = new_array(dy[at].shape, dy.dtype) if dx is None else dx[at]
-        apply(summed, dy[at], part)
+        if dx is None or dx.dtype != total.dtype:  # products of 16-bit numbers are summed before they are rounded
+            wide = dy[at].astype(total.dtype, copy=False)
+            summed = new_array(wide.shape, wide.dtype)
+            apply(summed, wide, part)
+        if dx is not None:  # after that: dx may be dy
+            apply(dx[at], dy[at], part)
+            summed = dx[at] if dx.dtype == total.dtype else summed
         to = total if 0 in shared or not dy.ndim else total[at]
         to += summed.sum(axis=shared, dtype=total.dtype, keepdims=True)
 

@@ -6,9 +6,10 @@ digits, matplotlib, tqdm) is looked for before anything is trained.
 
 import argparse
 import importlib.util
-import pathlib
 import sys
 import time
+
+from ..options import positive, writable
 
 NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 LINES = 10  # of progress for each problem, where there is no bar
@@ -22,18 +23,11 @@ def add_parser(commands):
         description="Train a from-scratch NumPy network on two problems in three ways: without dropout, with NumPy's "
         "binomial(1, keep, shape) / keep, and with fastdrop. Prints a table, draws a picture.",
     )
-    parser.add_argument("--epochs", type=_positive, metavar="N", help="of each training (default: about half a minute)")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="of each training (default: about half a minute)")
     parser.add_argument("--problem", choices=["both", "spiral", "digits"], default="both", help="default: %(default)s")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of data, weights and masks (%(default)s)")
-    parser.add_argument("--out", type=_writable, default="fastdrop-demo.png", metavar="PNG", help="%(default)s")
+    parser.add_argument("--out", type=writable, default="fastdrop-demo.png", metavar="PNG", help="%(default)s")
     parser.set_defaults(run=main)
-
-
-def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def _seed(text):
@@ -41,13 +35,6 @@ def _seed(text):
     if not 0 <= number < 2**64:
         raise argparse.ArgumentTypeError(f"must be in [0, 2**64), got {number}")
     return number
-
-
-def _writable(text):
-    path = pathlib.Path(text)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text}")
-    return path
 
 
 class Bar:
@@ -88,8 +75,7 @@ def main(args):
     missing = [package for module, package in NEEDS.items() if importlib.util.find_spec(module) is None]
     if missing:
         print(
-            f"fastdrop demo needs {', '.join(missing)}, not installed here: pip install 'fastdrop[demo]'"
-            f" (or: pip install {' '.join(missing)})",
+            f"fastdrop demo needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}",
             file=sys.stderr,
         )
         return 1
