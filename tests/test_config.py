@@ -229,6 +229,14 @@ def test_show_config(capsys):
         assert lines["isa found"] == str(config.config()["isa found"])
 
 
+def test_show_config_says_what_a_build_without_openmp_lacks(capsys, monkeypatch):
+    core = pytest.importorskip("fastdrop._core")
+    for there in (True, False):
+        monkeypatch.setattr(core, "OPENMP", there)
+        fd.show_config()
+        assert ("kernels run on one thread" in capsys.readouterr().out) is not there
+
+
 def test_names():
     """Every public name is there and is documented."""
     for name in fd.__all__:
