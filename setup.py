@@ -55,9 +55,10 @@ extension = Extension(
     depends=[str(path) for path in Path("src").glob("**/*") if path.suffix in (".h", ".inc")],
     optional=not STRICT,
 )
-options = {"build_ext": {"cython_c_in_temp": True}}
+extension.cython_c_in_temp = True  # asked for here: an editable install forgets the command's option
+options = {}
 if not os.access(".", os.W_OK):
     elsewhere = tempfile.TemporaryDirectory()  # until this process ends
-    options |= {"build": {"build_base": elsewhere.name}, "egg_info": {"egg_base": elsewhere.name}}
+    options = {"build": {"build_base": elsewhere.name}, "egg_info": {"egg_base": elsewhere.name}}
 
 setup(ext_modules=[extension], cmdclass={"build_ext": BuildExt}, options=options)

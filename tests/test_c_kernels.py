@@ -1,7 +1,7 @@
-"""The C files by themselves, in a program without Python (tests/kernels/check.c): NEON under an emulator, an x86
+"""The C files by themselves, in a program without Python (tests/kernels): NEON under an emulator, an x86
 processor older than AVX2, another compiler, and the sanitizers.
 
-Each build checks every instruction set it finds against the answer file and the rule, and says which they were.
+Each build checks every instruction set it finds against the answer file, the rule and plain formulas, and says which they were.
 """
 
 import functools
@@ -50,7 +50,7 @@ def answers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """Function from a build's name to its program: all C files and check.c, compiled once."""
+    """Function from a build's name to its program: all C files and those that check them, compiled once."""
 
     @functools.cache
     def build(name):
@@ -64,7 +64,7 @@ def program(tmp_path_factory):
             return target
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compiled, [HERE / "kernels" / "check.c", *sorted(SRC.glob("**/*.c"))]))
+            objects = list(pool.map(compiled, [*(HERE / "kernels").glob("*.c"), *SRC.glob("**/*.c")]))
         subprocess.run([*command, *objects, "-o", folder / "check", "-lm"], check=True)
         return folder / "check"
 

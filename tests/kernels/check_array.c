@@ -1,0 +1,230 @@
+/* Operations on arrays of any layout (walk.c and the elementwise kernels), element by element by the rule: to the bit, GELU
+ * within its bound. */
+#include "check.h"
+
+static const int INPUTS[FD_OPS + 1] = {[FD_APPLY] = 1, [FD_ADD] = 2,  [FD_BIAS_ADD] = 3,      [FD_RELU] = 1, [FD_RELU_BACKWARD] = 2,
+                                       [FD_GELU] = 1,  [FD_GELU_BACKWARD] = 2, [FD_KEEP] = 0};
+
+typedef struct {
+    char *owner, *data; /* data: the element at index 0 along every axis */
+    size_t bytes;
+} buffer;
+
+/* Memory for an array of any order of axes, with gaps and negative steps (and steps of 0 where it is only read). */
+static buffer lay_out(const fd_walk *k, int64_t item, int64_t *step, int shared)
+{
+    int order[FD_MAX_NDIM];
+    int64_t run = item * (one_in(4) ? 2 : 1), low = 0, high = 0;
+    for (int a = 0; a < k->ndim; a++)
+        order[a] = k->ndim - 1 - a;
+    for (int a = 0; a < k->ndim && one_in(2); a++) {
+        int b = (int)below(k->ndim), swap = order[a];
+        order[a] = order[b];
+        order[b] = swap;
+    }
+    for (int a = 0; a < k->ndim; a++) {
+        int axis = order[a];
+        step[axis] = shared && one_in(6) ? 0 : one_in(8) ? -run : run;
+        if (step[axis])
+            run *= k->shape[axis] + (one_in(6) ? 1 : 0);
+        int64_t reach = step[axis] * (k->shape[axis] - 1);
+        *(reach < 0 ? &low : &high) += reach;
+    }
+    int64_t lead = item * below(16);
+    buffer made = {.bytes = (size_t)(lead - low + high + item)};
+    made.owner = memory(made.bytes);
+    made.data = made.owner + lead - low;
+    return made;
+}
+
+static void fill(buffer b, enum fd_dtype dtype, int any_bits)
+{
+    for (size_t i = 0; i < b.bytes; i++)
+        b.owner[i] = (char)draw();
+    if (!any_bits)
+        for (size_t i = 0; i + (size_t)ITEM[dtype] <= b.bytes; i += (size_t)ITEM[dtype])
+            put(dtype, b.owner + i, one_in(50) ? 0 : dtype == FD_F16 && one_in(20) ? 65504 * draw_uniform() : 8 * draw_uniform() - 4);
+}
+
+typedef struct {
+    fd_walk walk;
+    buffer y, in[FD_INPUTS];
+    double *p;
+    int64_t size, item;
+} array_case;
+
+static array_case draw_case(enum fd_op op, enum fd_dtype dtype)
+{
+    array_case c = {.size = 1, .item = op == FD_KEEP ? 1 : ITEM[dtype]};
+    fd_walk *k = &c.walk;
+    k->op = op;
+    k->dtype = dtype;
+    k->ndim = (int)below(5);
+    for (int a = 0; a < k->ndim; a++) {
+        int64_t most = 12000 / c.size, n = one_in(3) ? 1 + below(k->ndim == 1 ? 10000 : 700) : 1 + below(9);
+        k->shape[a] = n < most ? n : most > 0 ? most : 1;
+        c.size *= k->shape[a];
+    }
+    /* the mask: part of one that may be larger along each axis, or shared along it */
+    uint64_t extent = 0, step = one_in(8) ? 3 : 1;
+    for (int a = k->ndim - 1; a >= 0; a--) {
+        k->m_step[a] = one_in(5) ? 0 : (int64_t)step;
+        extent += (uint64_t)k->m_step[a] * (uint64_t)(k->shape[a] - 1);
+        if (k->m_step[a])
+            step *= (uint64_t)(k->shape[a] + (one_in(4) ? below(5) : 0));
+    }
+    k->mask = draw_mask(extent);
+    /* p: one, or one for each index of some leading axes */
+    int axes = one_in(4) ? (int)below(k->ndim + 1) : 0;
+    int64_t count = 1;
+    for (int a = axes - 1; a >= 0; a--) {
+        k->p_step[a] = count;
+        count *= k->shape[a];
+    }
+    k->p = c.p = memory((size_t)count * sizeof *c.p);
+    for (int64_t i = 0; i < count; i++)
+        c.p[i] = draw_p(&k->mask);
+
+    c.y = lay_out(k, c.item, k->y_step, 0);
+    k->y = c.y.data;
+    int in_place = one_in(6) ? (int)below(FD_INPUTS) : -1;
+    for (int i = 0; i < INPUTS[op]; i++) {
+        if (i == in_place) {
+            memcpy(k->in_step[i], k->y_step, sizeof k->y_step);
+            k->in[i] = k->y;
+            continue;
+        }
+        c.in[i] = lay_out(k, c.item, k->in_step[i], 1);
+        fill(c.in[i], dtype, op == FD_APPLY);
+        k->in[i] = c.in[i].data;
+    }
+    fill(c.y, dtype, op == FD_APPLY || op == FD_KEEP);
+    return c;
+}
+
+static void free_case(array_case *c)
+{
+    for (int i = 0; i < FD_INPUTS; i++)
+        free(c->in[i].owner);
+    free(c->y.owner);
+    free((void *)c->walk.mask.stored);
+    free(c->p);
+}
+
+/* Run the case's walk in some parts, last first, and give the bytes of y; y itself is as before. */
+static char *result_of(const array_case *c)
+{
+    fd_walk k = c->walk;
+    char *before = memory(c->y.bytes), *after = memory(c->y.bytes);
+    memcpy(before, c->y.owner, c->y.bytes);
+    fd_plan(&k);
+    for (int64_t end = k.units, first; end > 0; end = first) {
+        first = one_in(2) ? 0 : below(end);
+        fd_run(&k, first, end);
+    }
+    memcpy(after, c->y.owner, c->y.bytes);
+    memcpy(c->y.owner, before, c->y.bytes);
+    free(before);
+    return after;
+}
+
+/* The op on one element, in what the dtype is computed in: a double rounded to float after each step gives the floats' own
+ * sums and products, since it has more than twice their digits. */
+static double expected_of(enum fd_op op, enum fd_dtype dtype, const double *in, int is_kept, double scale)
+{
+    const double x = in[0], k = rounded(dtype, scale), root = sqrt(0.5);
+    switch (op) {
+    case FD_KEEP: return is_kept;
+    case FD_APPLY: return is_kept ? x * k : 0;
+    case FD_ADD: return (is_kept ? rounded(dtype, x * k) : 0) + in[1];
+    case FD_BIAS_ADD: return (is_kept ? rounded(dtype, rounded(dtype, x + in[2]) * k) : 0) + in[1];
+    case FD_RELU: return is_kept && x > 0 ? x * k : 0;
+    case FD_RELU_BACKWARD: return is_kept && in[1] > 0 ? x * k : 0;
+    case FD_GELU: return is_kept ? x * erfc(-x * root) / 2 * scale : 0;
+    default: return is_kept ? x * (erfc(-in[1] * root) / 2 + in[1] * exp(-in[1] * in[1] / 2) * 0.3989422804014327) * scale : 0;
+    }
+}
+
+/* y by the rule, element by element; as `got` has it where that is within the bound of GELU. */
+static char *expected(const array_case *c, const char *got)
+{
+    const fd_walk *k = &c->walk;
+    int64_t at[FD_MAX_NDIM] = {0};
+    char *y = memory(c->y.bytes);
+    memcpy(y, c->y.owner, c->y.bytes);
+    for (int64_t i = 0; i < c->size; i++) {
+        uint64_t index = 0;
+        int64_t to = c->y.data - c->y.owner, from[FD_INPUTS] = {0}, p = 0;
+        double in[FD_INPUTS] = {0};
+        for (int a = 0; a < k->ndim; a++) {
+            index += (uint64_t)at[a] * (uint64_t)k->m_step[a];
+            to += at[a] * k->y_step[a];
+            p += at[a] * k->p_step[a];
+            for (int j = 0; j < FD_INPUTS; j++)
+                from[j] += at[a] * k->in_step[j][a];
+        }
+        for (int j = 0; j < INPUTS[k->op]; j++)
+            in[j] = get(k->dtype, (const char *)k->in[j] + from[j]);
+        const double scale = fd_scale(c->p[p]), want = expected_of(k->op, k->dtype, in, kept(&k->mask, index, c->p[p]), scale);
+        if (k->op == FD_KEEP)
+            y[to] = (char)want;
+        else if ((k->op == FD_GELU || k->op == FD_GELU_BACKWARD) && want != 0
+                 && close_to(k->dtype, get(k->dtype, got + to), want,
+                             4 * unit(k->dtype) * scale * (k->op == FD_GELU ? fmax(1, fabs(in[0])) : fmax(1, fabs(in[1])) * fabs(in[0]))))
+            memcpy(y + to, got + to, (size_t)c->item);
+        else
+            put(k->dtype, y + to, want);
+        for (int a = k->ndim - 1; a >= 0 && ++at[a] == k->shape[a]; a--)
+            at[a] = 0;
+    }
+    return y;
+}
+
+void check_array(enum fd_op op, enum fd_dtype dtype)
+{
+    array_case c = draw_case(op, dtype);
+    char *got = result_of(&c), *want = expected(&c, got);
+    CHECK(!memcmp(got, want, c.y.bytes), "operation %d, dtype %d, %d axes, %" PRId64 " elements", (int)op, (int)dtype, c.walk.ndim, c.size);
+    free(want);
+    free(got);
+    free_case(&c);
+}
+
+/* Consecutive and large: stores that go past the cache.  The decisions of a block come from its 16 calls, which are the rule's
+ * own for all but the elements that tie. */
+void check_large(enum fd_dtype dtype)
+{
+    const int64_t item = ITEM[dtype], size = ((int64_t)9 << 20) / item;
+    const uint64_t offset = 77, seed = 1, stream = 2;
+    const double p = 0.3, scale = fd_scale(p);
+    const uint64_t threshold = fd_threshold(p);
+    array_case c = {.size = size, .item = item};
+    c.walk = (fd_walk){.op = FD_APPLY, .dtype = dtype, .ndim = 1, .mask = {seed, stream, offset, NULL}, .p = &p, .shape = {size},
+                       .y_step = {item}, .in_step = {{item}}, .m_step = {1}};
+    c.y.bytes = c.in[0].bytes = (size_t)(size * item);
+    c.walk.y = c.y.data = c.y.owner = memory(c.y.bytes);
+    c.walk.in[0] = c.in[0].data = c.in[0].owner = memory(c.in[0].bytes);
+    memset(c.y.owner, 0, c.y.bytes);
+    for (size_t i = 0; i < c.in[0].bytes; i += 8) {
+        uint64_t bits = draw();
+        memcpy(c.in[0].owner + i, &bits, 8);
+    }
+    char *got = result_of(&c), want[8];
+    for (uint64_t call = 0; (call / 16) * FD_BLOCK < (uint64_t)size + offset; call++) {
+        uint32_t word[4] = {(uint32_t)call, 0, (uint32_t)stream, 0};
+        fd_philox(word, (uint32_t)seed, 0);
+        for (uint64_t j = 0; j < 16; j++) {
+            const uint64_t index = call / 16 * FD_BLOCK + j / 4 * 64 + call % 16 * 4 + j % 4, byte = word[j / 4] >> (8 * (j % 4)) & 255;
+            const int is_kept = byte == threshold >> 24 ? fd_keep(seed, stream, index, threshold) : byte < threshold >> 24;
+            if (index < offset || index - offset >= (uint64_t)size)
+                continue;
+            const int64_t at = (int64_t)(index - offset) * item;
+            const double x = get(dtype, c.in[0].owner + at);
+            put(dtype, want, expected_of(FD_APPLY, dtype, &x, is_kept, scale));
+            CHECK(!memcmp(got + at, want, (size_t)item), "element %" PRIu64 " of a large array of dtype %d", index - offset, (int)dtype);
+        }
+    }
+    free(got);
+    free(c.y.owner);
+    free(c.in[0].owner);
+}

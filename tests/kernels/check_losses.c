@@ -1,0 +1,309 @@
+/* Losses on rows of logits, with their gradients, against the formulas of rows.h in `real`.
+ *
+ * With p, q the softmaxes and r = log(p / q), every sum here is of terms that have one sign or do not cancel: KL is the sum of
+ * p (r + exp(-r) - 1), since the q - p that is added sums to 0; p - q is -p expm1(-r).  A class that both exclude (logit
+ * -inf) counts for nothing; one that a alone allows makes KL infinite, and the gradient of an infinite divergence is 0. */
+#include "check.h"
+
+enum { BITS = 64 };  /* last bits of the row's largest gradient, or of its loss, that may be wrong */
+
+typedef struct {
+    fd_losses k;
+    matrix a, b, da, db, target;
+    double *a_values, *b_values, *t_values;
+    int64_t *label;
+    uint8_t *skip;
+} losses_case;
+
+typedef struct {
+    real loss, kl;
+    real error, kl_error;  /* of them, beyond the few last bits of each */
+    real *da, *db;
+    real grad_error;
+} row_result;
+
+/* -- the formulas ---------------------------------------------------------------------------------------------------- */
+
+/* log(softmax(x * heat)) into log_p; returns whether any class is allowed. */
+static int log_softmax(real *log_p, const double *x, int64_t n, double heat)
+{
+    real max = -INFINITY, sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        max = x[i] * (real)heat > max ? x[i] * (real)heat : max;
+    if (max == -INFINITY) {
+        for (int64_t i = 0; i < n; i++)
+            log_p[i] = -INFINITY;
+        return 0;
+    }
+    for (int64_t i = 0; i < n; i++)
+        sum += expl(x[i] * (real)heat - max);
+    for (int64_t i = 0; i < n; i++)
+        log_p[i] = x[i] * (real)heat - max - logl(sum);
+    return 1;
+}
+
+/* The cross entropy of labels y: the loss, and gradient += share * its gradient by the logits. */
+static real cross_entropy(const losses_case *c, int64_t row, const real *log_p, real share, real *gradient)
+{
+    const fd_losses *k = &c->k;
+    real loss = 0, mass = 0;
+    for (int64_t i = 0; i < k->n; i++) {
+        real y = k->label ? k->label[row] == i : c->t_values[row * k->n + i];
+        y = y * (1 - (real)k->smoothing) + (real)k->smoothing / k->n;
+        loss -= y == 0 ? 0 : y * log_p[i];
+        mass += y;
+        gradient[i] -= share * y;
+    }
+    for (int64_t i = 0; i < k->n; i++)
+        gradient[i] += share * mass * expl(log_p[i]);
+    return loss;
+}
+
+static real times(real p, real x)
+{
+    return p == 0 ? 0 : p * x;
+}
+
+/* KL, symmetric KL or Jensen-Shannon of p, q; gradients added with their weight. */
+static real divergence(enum fd_loss op, const real *log_p, const real *log_q, int64_t n, real weight, real *da, real *db)
+{
+    real loss = 0, p_mean = 0, q_mean = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int no_p = log_p[i] == -INFINITY, no_q = log_q[i] == -INFINITY;
+        if (op != FD_JS && ((no_q && !no_p) || (no_p && !no_q && op != FD_KL)))
+            return INFINITY;
+    }
+    for (int sweep = 0; sweep < 2; sweep++)
+        for (int64_t i = 0; i < n; i++) {
+            const real p = expl(log_p[i]), q = expl(log_q[i]), r = log_p[i] == log_q[i] ? 0 : log_p[i] - log_q[i];
+            const real less = r > 0 ? -times(p, expm1l(-r)) : times(q, expm1l(r));  /* p - q */
+            real p_log = r, q_log = -r;
+            if (op == FD_JS) {  /* log(p / m), log(q / m), m = (p + q) / 2 */
+                const real larger = -log1pl(expm1l(-fabsl(r)) / 2);
+                p_log = larger + (r < 0 ? r : 0), q_log = larger - (r > 0 ? r : 0);
+            }
+            if (!sweep) {
+                p_mean += times(p, p_log);
+                q_mean += times(q, q_log);
+                loss += op == FD_KL ? (p == 0 ? q : times(p, r + expm1l(-r))) : op == FD_JS ? (times(p, p_log) + times(q, q_log)) / 2 : times(less, r) / 2;
+            } else if (op == FD_KL) {
+                da[i] += weight * times(p, r - p_mean);
+                db[i] -= weight * less;
+            } else {
+                da[i] += weight / 2 * (times(p, p_log - p_mean) + (op == FD_JS ? 0 : less));
+                db[i] += weight / 2 * (times(q, q_log - q_mean) - (op == FD_JS ? 0 : less));
+            }
+        }
+    return loss;
+}
+
+/* The largest difference of two logits over the temperature: it is rounded at that size, which is felt as far as p and q
+ * differ. */
+static real apart_of(const double *a, const double *b, int64_t n, double heat)
+{
+    real apart = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (isfinite(a[i]) && isfinite(b[i]) && fabs(a[i] - b[i]) > apart)
+            apart = fabs(a[i] - b[i]);
+    return apart * heat;
+}
+
+static real size_of(const losses_case *c, int64_t row)
+{
+    real size = 0;
+    for (int64_t i = row * c->k.n; i < (row + 1) * c->k.n; i++) {
+        size = isfinite(c->a_values[i]) && fabs(c->a_values[i]) > size ? fabs(c->a_values[i]) : size;
+        size = c->b_values && isfinite(c->b_values[i]) && fabs(c->b_values[i]) > size ? fabs(c->b_values[i]) : size;
+    }
+    return size * c->k.inverse_temperature;
+}
+
+static void row_of(const losses_case *c, int64_t row, row_result *r)
+{
+    const fd_losses *k = &c->k;
+    const int64_t n = k->n;
+    const real share = (real)k->weight * k->inverse_temperature;
+    real *log_p = memory((size_t)n * sizeof *log_p), *log_q = memory((size_t)n * sizeof *log_q);
+    memset(r->da, 0, (size_t)n * sizeof *r->da);
+    memset(r->db, 0, (size_t)n * sizeof *r->db);
+    r->loss = r->kl = r->error = r->kl_error = r->grad_error = 0;
+    if (!(k->skip && k->skip[row])) {
+        const int some = log_softmax(log_p, c->a_values + row * n, n, k->inverse_temperature);
+        if (k->target || k->smoothing || k->dtype == FD_F64)
+            r->grad_error = 4 * share, r->error = 4 + 4 * size_of(c, row);  /* p less a label's share: the two may be equal */
+        if (k->op == FD_CROSS_ENTROPY) {
+            if (some)
+                r->loss = cross_entropy(c, row, log_p, share, r->da);
+        } else if (log_softmax(log_q, c->b_values + row * n, n, k->inverse_temperature) || some) {
+            const enum fd_loss op = k->op == FD_R_DROP ? FD_SYMMETRIC_KL : k->op;
+            const real apart = apart_of(c->a_values + row * n, c->b_values + row * n, n, k->inverse_temperature);
+            const real factor = k->op == FD_R_DROP ? (real)k->alpha : 1;
+            real *kl = k->op == FD_R_DROP ? &r->kl : &r->loss;
+            *kl = divergence(op, log_p, log_q, n, share * factor, r->da, r->db);
+            for (int64_t i = 0; i < n; i++)
+                *(k->op == FD_R_DROP ? &r->kl_error : &r->error) += 4 * apart * fabsl(expl(log_p[i]) - expl(log_q[i]));
+            r->grad_error += 4 * apart * share * factor;
+            if (k->op == FD_R_DROP)
+                r->loss = (cross_entropy(c, row, log_p, share / 2, r->da) + cross_entropy(c, row, log_q, share / 2, r->db)) / 2;
+        }
+    }
+    free(log_p);
+    free(log_q);
+}
+
+/* -- cases ----------------------------------------------------------------------------------------------------------- */
+
+static void draw_logits(losses_case *c, int64_t row)
+{
+    const int64_t n = c->k.n;
+    const int kind = (int)below(10);
+    const double apart = kind == 1 ? 1e-3 : kind == 2 ? 0 : 0.5, size = kind == 3 ? 12 : 2;
+    const double a_off = kind == 4 ? 200 : 0, b_off = kind == 4 ? 190 : kind == 5 ? 30 : 0;
+    const int64_t top = below(n);
+    for (int64_t i = 0; i < n; i++) {
+        const double x = size * draw_normal();
+        double a = x + a_off, b = (kind >= 8 || kind == 3 ? size * draw_normal() : x + apart * draw_normal()) + b_off;
+        if (kind == 6 && i == top)
+            a += 18, b += 18;
+        if ((kind == 7 && i % 3 == 1) || (kind == 9 && n > 1 && row % 2 && i == top))
+            a = b = -INFINITY;
+        if (kind == 9 && row % 4 == 0)
+            a = b = -INFINITY;  /* nothing is allowed */
+        put(c->a.dtype, element(&c->a, row, i), a);
+        if (c->b.data)
+            put(c->a.dtype, element(&c->b, row, i), b);
+    }
+    if (kind == 8 && c->b.data && one_in(2))
+        put(c->a.dtype, element(&c->b, row, top), -INFINITY);  /* a alone allows it */
+}
+
+static void draw_target(losses_case *c, int64_t row)
+{
+    const int64_t n = c->k.n;
+    const int one_hot = one_in(4);
+    const int64_t top = below(n);
+    for (int64_t i = 0; i < n; i++)
+        put(c->a.dtype, element(&c->target, row, i), one_hot ? i == top : one_in(4) ? 0 : draw_uniform() * 2 / (double)n);
+}
+
+static losses_case draw_case(enum fd_loss op, enum fd_dtype dtype)
+{
+    static const double temperature[] = {1, 1, 0.5, 2.5}, smoothing[] = {0, 0, 0.1, 1};
+    const int64_t n = draw_length(one_in(8) ? 5000 : 300), rows = 1 + below(n > 300 ? 2 : 6);
+    const int single = op == FD_CROSS_ENTROPY, labelled = single || op == FD_R_DROP, in_place = one_in(4);
+    losses_case c = {.a = new_rows(dtype, rows, n, 0)};
+    fd_losses *k = &c.k;
+    *k = (fd_losses){.dtype = dtype, .op = op, .rows = rows, .n = n, .weight = one_in(2) ? 1 : 1.0 / 3, .alpha = one_in(3) ? 0 : 0.7,
+                     .inverse_temperature = 1 / temperature[below(4)], .bypass = !in_place && one_in(2)};
+    if (!single)
+        c.b = one_in(2) ? like_rows(&c.a) : new_rows(dtype, rows, n, 0);
+    for (int64_t row = 0; row < rows; row++)
+        draw_logits(&c, row);
+    c.a_values = values(&c.a);
+    c.b_values = single ? NULL : values(&c.b);
+    if (labelled) {
+        k->smoothing = smoothing[below(4)];
+        if (one_in(2)) {
+            c.target = new_rows(dtype, rows, n, 0);
+            for (int64_t row = 0; row < rows; row++)
+                draw_target(&c, row);
+            c.t_values = values(&c.target);
+            k->target = c.target.data;
+            k->target_step = c.target.step;
+        } else {
+            k->label = c.label = memory((size_t)rows * sizeof *c.label);
+            for (int64_t row = 0; row < rows; row++)
+                c.label[row] = one_in(3) ? n - 1 : below(n);
+        }
+    }
+    if (one_in(3)) {
+        k->skip = c.skip = memory((size_t)rows);
+        for (int64_t row = 0; row < rows; row++) {
+            c.skip[row] = (uint8_t)one_in(3);
+            if (c.skip[row] && c.label)
+                c.label[row] = -100;
+        }
+    }
+    c.da = in_place ? c.a : new_rows(dtype, rows, n, 0);
+    if (!single)
+        c.db = in_place ? c.b : one_in(2) ? like_rows(&c.da) : new_rows(dtype, rows, n, 0);
+    k->a = c.a.data, k->b = c.b.data, k->da = c.da.data, k->db = c.db.data;
+    k->a_step = c.a.step, k->b_step = c.b.step, k->da_step = c.da.step, k->db_step = c.db.step;
+    k->loss = memory((size_t)rows * sizeof *k->loss);
+    k->kl = op == FD_R_DROP ? memory((size_t)rows * sizeof *k->kl) : NULL;
+    return c;
+}
+
+static void free_case(losses_case *c)
+{
+    if (c->da.owner != c->a.owner)
+        free(c->da.owner), free(c->db.owner);
+    free(c->a.owner), free(c->b.owner), free(c->target.owner);
+    free(c->a_values), free(c->b_values), free(c->t_values);
+    free(c->label), free(c->skip), free(c->k.loss), free(c->k.kl);
+}
+
+/* -- checks ---------------------------------------------------------------------------------------------------------- */
+
+/* Run in one part, then again from the same memory in several, last first: the same bits. */
+static void run_twice(losses_case *c)
+{
+    const fd_losses *k = &c->k;
+    const size_t doubles = (size_t)k->rows * sizeof(double);
+    char *da = bytes_of(&c->da), *db = c->db.owner ? bytes_of(&c->db) : NULL;
+    double *loss = memory(doubles);
+    fd_losses_run(k, 0, k->rows);
+    check_gaps(&c->da, da, "da");
+    if (db)
+        check_gaps(&c->db, db, "db");
+    char *da_once = bytes_of(&c->da), *db_once = db ? bytes_of(&c->db) : NULL;
+    memcpy(loss, k->loss, doubles);
+    memcpy(c->da.owner, da, c->da.bytes);
+    if (db)
+        memcpy(c->db.owner, db, c->db.bytes);
+    for (int64_t end = k->rows, first; end > 0; end = first) {
+        first = below(end);
+        fd_losses_run(k, first, end);
+    }
+    CHECK(!memcmp(da_once, c->da.owner, c->da.bytes) && (!db || !memcmp(db_once, c->db.owner, c->db.bytes)) && !memcmp(loss, k->loss, doubles),
+          "loss %d, dtype %d, %" PRId64 " classes: rows in several parts differ", (int)k->op, (int)k->dtype, k->n);
+    free(da), free(db), free(da_once), free(db_once), free(loss);
+}
+
+static void check_gradient(const losses_case *c, const matrix *got, int64_t row, const real *want, const row_result *r, const char *name)
+{
+    real largest = 0;
+    for (int64_t i = 0; i < c->k.n; i++)
+        largest = fabsl(want[i]) > largest ? fabsl(want[i]) : largest;
+    const double error = (double)((BITS * largest + r->grad_error) * unit(c->k.dtype));
+    for (int64_t i = 0; i < c->k.n; i++)
+        CHECK(close_to(c->k.dtype, get(c->k.dtype, element(got, row, i)), (double)want[i], error),
+              "loss %d, dtype %d: %s of class %" PRId64 " of %" PRId64 " is %.9g, not %.9Lg; off by %.3Lg of the largest", (int)c->k.op,
+              (int)c->k.dtype, name, i, c->k.n, get(c->k.dtype, element(got, row, i)), want[i],
+              fabsl(get(c->k.dtype, element(got, row, i)) - want[i]) / largest);
+}
+
+static void check_value(const losses_case *c, const char *name, double got, real want, real error)
+{
+    error = (BITS * fabsl(want) + error) * unit(c->k.dtype) + (c->k.dtype == FD_F64 ? 0 : 1e-37);
+    CHECK(got == (double)want || fabsl(got - want) <= error, "loss %d, dtype %d, %" PRId64 " classes: %s is %.15g, not %.15Lg",
+          (int)c->k.op, (int)c->k.dtype, c->k.n, name, got, want);
+}
+
+void check_losses(enum fd_loss op, enum fd_dtype dtype)
+{
+    losses_case c = draw_case(op, dtype);
+    run_twice(&c);
+    row_result r = {.da = memory((size_t)c.k.n * sizeof *r.da), .db = memory((size_t)c.k.n * sizeof *r.db)};
+    for (int64_t row = 0; row < c.k.rows; row++) {
+        row_of(&c, row, &r);
+        check_value(&c, "the loss", c.k.loss[row], r.loss, r.error);
+        if (c.k.kl)
+            check_value(&c, "the symmetric KL", c.k.kl[row], r.kl, r.kl_error);
+        check_gradient(&c, &c.da, row, r.da, &r, "da");
+        if (c.db.data)
+            check_gradient(&c, &c.db, row, r.db, &r, "db");
+    }
+    free(r.da), free(r.db);
+    free_case(&c);
+}
