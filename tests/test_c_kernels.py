@@ -1,7 +1,8 @@
 """The C files by themselves, in a program without Python (tests/kernels): NEON under an emulator, an x86
 processor older than AVX2, another compiler, and the sanitizers.
 
-Each build checks every instruction set it finds against the answer file, the rule and plain formulas, and says which they were.
+Each build checks every instruction set it finds against the answer file, the rule and plain formulas, and says which
+they were.
 """
 
 import functools
