@@ -165,10 +165,7 @@ def show_config(file=None):
     ----------
     file : file object, default sys.stdout
     """
-    found = config()
-    if _core and not _core.OPENMP:  # the build says so too, but pip shows nothing of a build that succeeds
-        found["openmp"] = "False: kernels run on one thread; with gcc, or clang's libomp-dev, install again"
-    for name, value in found.items():
+    for name, value in config().items():
         print(f"{name + ':':20}{value}", file=file or sys.stdout)
 
 

@@ -329,6 +329,12 @@ def test_undamaged_fields_in_another_form():
         assert pickle.loads(pickle.dumps(Pickled(mask, **fields))) == mask
 
 
+def test_parts_without_elements():
+    whole = fd.mask((11, 0, 11), 0.5, rng=1)
+    for part in (whole[:, :, 1:], whole[3:], fd.mask((4, 5), 0.5, rng=1)[2:2, 1:]):
+        assert pickle.loads(pickle.dumps(part)) == part
+
+
 def test_unpickled_bits_are_the_masks_own():
     """Buffers that were sent beside the pickle (protocol 5) stay their owner's."""
     for mask in (MASKS["from_keep"](), MASKS["array p"]()):
