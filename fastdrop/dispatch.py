@@ -124,23 +124,26 @@ class _Operation:
         named = [(name, x) for name, x in zip(self.names, objects) if x is not None]
         named += [(f"out[{i}]" if self.several else "out", x) for i, x in enumerate(outs)]
         devices = [type(x) is not np.ndarray and on_device(x) for _, x in named]
-        for (name, x), device in zip(named, devices):  # the first says where the work is done
+        function = self.on_device() if devices[0] else None  # the first says where the work is done
+        for (name, x), device in zip(named, devices):
             if device != devices[0]:
                 here, there = ("CUDA", "CPU") if devices[0] else ("CPU", "CUDA")
                 raise TypeError(f"{name} must lie in {here} memory, got a {type(x).__name__} in {there} memory")
-        return self.on_device(given, named) if devices[0] else self.on_host(given, objects, outs, named)
-
-    def on_device(self, given, named):
+        if function is None:
+            return self.on_host(given, objects, outs, named)
         dtype = given.pop("dtype", None)
         if dtype is not None:
             raise TypeError(f"dtype must not be given for a device array, which says what it holds, got {dtype!r}")
+        return function(*given.values()) if "self" in given else function(**given)
+
+    def on_device(self):
+        """The function of `fastdrop.cuda` with this one's name."""
         if find_spec("numba_cuda") is None:
             raise ImportError("arrays in CUDA memory need the package numba-cuda: pip install numba-cuda")
         function = getattr(importlib.import_module("fastdrop.cuda"), self.body.__name__, None)
         if function is None:
-            kind = type(named[0][1]).__name__
-            raise TypeError(f"{self.body.__name__} is not there for arrays in CUDA memory, got a {kind}")
-        return function(*given.values()) if "self" in given else function(**given)
+            raise TypeError(f"{self.body.__name__} is not there for arrays in CUDA memory")
+        return function
 
     def on_host(self, given, objects, outs, named):
         dtype = given.get("dtype")
