@@ -26,9 +26,9 @@ pytestmark = pytest.mark.skipif(not SRC.is_dir(), reason="the C files are not he
 # name: compiler and its flags, what runs the program, how many random cases
 BUILDS = {
     "sanitizers": (["gcc", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"], [], 120),
-    "clang": (["clang", "-O2", "-static"], [], 1000),
-    "NEON by gcc": (["aarch64-linux-gnu-gcc", "-O1", "-static"], ["qemu-aarch64"], 400),
-    "NEON by clang": (["clang", "-O1", "-static", "--target=aarch64-linux-gnu"], ["qemu-aarch64"], 400),
+    "clang": (["clang", "-O2", "-static"], [], 600),
+    "NEON by gcc": (["aarch64-linux-gnu-gcc", "-O1", "-static"], ["qemu-aarch64"], 160),
+    "NEON by clang": (["clang", "-O1", "-static", "--target=aarch64-linux-gnu"], ["qemu-aarch64"], 160),
 }
 
 
