@@ -2,10 +2,17 @@
  *
  * With p, q the softmaxes and r = log(p / q), every sum here is of terms that have one sign or do not cancel: KL is the sum of
  * p (r + exp(-r) - 1), since the q - p that is added sums to 0; p - q is -p expm1(-r).  A class that both exclude (logit
- * -inf) counts for nothing; one that a alone allows makes KL infinite, and the gradient of an infinite divergence is 0. */
+ * -inf) counts for nothing; one that a alone allows makes KL infinite, and the gradient of an infinite divergence is 0.
+ * Where one of the two allows no class at all KL(none || q) is 0, Jensen-Shannon log(2), the others infinite, all gradients
+ * 0.  A NaN makes the row's loss and gradients NaN. */
 #include "check.h"
 
-enum { BITS = 64 };  /* last bits of the row's largest gradient, or of its loss, that may be wrong */
+/* How much of a row's largest gradient, or of its loss, may be wrong, in last bits.  Most rows of floats stay
+ * below the 9 of 1e-6; two classes and plain C, which rounds products before it adds, need more. */
+static real bits_of(enum fd_dtype dtype)
+{
+    return dtype == FD_F64 ? 512 : 64;
+}
 
 typedef struct {
     fd_losses k;
@@ -24,38 +31,44 @@ typedef struct {
 
 /* -- the formulas ---------------------------------------------------------------------------------------------------- */
 
-/* log(softmax(x * heat)) into log_p; returns whether any class is allowed. */
+/* log(softmax(x * heat)) into log_p; returns whether any class is allowed.  log p of a class that dominates is what the others
+ * have. */
 static int log_softmax(real *log_p, const double *x, int64_t n, double heat)
 {
-    real max = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < n; i++)
-        max = x[i] * (real)heat > max ? x[i] * (real)heat : max;
-    if (max == -INFINITY) {
+    int64_t top = 0;
+    real rest = 0;
+    for (int64_t i = 1; i < n; i++)
+        top = x[i] > x[top] ? i : top;
+    if (x[top] == -INFINITY) {
         for (int64_t i = 0; i < n; i++)
             log_p[i] = -INFINITY;
         return 0;
     }
     for (int64_t i = 0; i < n; i++)
-        sum += expl(x[i] * (real)heat - max);
+        rest += i == top ? 0 : expl((x[i] - (real)x[top]) * heat);
     for (int64_t i = 0; i < n; i++)
-        log_p[i] = x[i] * (real)heat - max - logl(sum);
+        log_p[i] = (x[i] - (real)x[top]) * heat - log1pl(rest);
     return 1;
 }
 
-/* The cross entropy of labels y: the loss, and gradient += share * its gradient by the logits. */
-static real cross_entropy(const losses_case *c, int64_t row, const real *log_p, real share, real *gradient)
+/* The cross entropy of labels y: the loss, and gradient += share * its gradient by the logits; largest: of that. */
+static real cross_entropy(const losses_case *c, int64_t row, const real *log_p, real share, real *gradient, real *largest)
 {
     const fd_losses *k = &c->k;
+    const real smooth = k->smoothing;
     real loss = 0, mass = 0;
-    for (int64_t i = 0; i < k->n; i++) {
-        real y = k->label ? k->label[row] == i : c->t_values[row * k->n + i];
-        y = y * (1 - (real)k->smoothing) + (real)k->smoothing / k->n;
-        loss -= y == 0 ? 0 : y * log_p[i];
-        mass += y;
-        gradient[i] -= share * y;
-    }
-    for (int64_t i = 0; i < k->n; i++)
-        gradient[i] += share * mass * expl(log_p[i]);
+    for (int sweep = 0; sweep < 2; sweep++)
+        for (int64_t i = 0; i < k->n; i++) {
+            const real y = (k->label ? k->label[row] == i : c->t_values[row * k->n + i]) * (1 - smooth) + smooth / k->n;
+            if (sweep) {
+                const real g = share * (mass * expm1l(log_p[i]) + (mass - y));  /* mass * p - y */
+                gradient[i] += g;
+                *largest = fmaxl(*largest, fabsl(g));
+            } else {
+                loss -= y == 0 ? 0 : y * log_p[i];
+                mass += y;
+            }
+        }
     return loss;
 }
 
@@ -68,6 +81,13 @@ static real times(real p, real x)
 static real divergence(enum fd_loss op, const real *log_p, const real *log_q, int64_t n, real weight, real *da, real *db)
 {
     real loss = 0, p_mean = 0, q_mean = 0;
+    int classes_p = 0, classes_q = 0;
+    for (int64_t i = 0; i < n; i++) {
+        classes_p |= log_p[i] != -INFINITY;
+        classes_q |= log_q[i] != -INFINITY;
+    }
+    if (!classes_p || !classes_q)
+        return classes_p == classes_q || (op == FD_KL && !classes_p) ? 0 : op == FD_JS ? logl(2) : INFINITY;
     for (int64_t i = 0; i < n; i++) {
         const int no_p = log_p[i] == -INFINITY, no_q = log_q[i] == -INFINITY;
         if (op != FD_JS && ((no_q && !no_p) || (no_p && !no_q && op != FD_KL)))
@@ -97,25 +117,15 @@ static real divergence(enum fd_loss op, const real *log_p, const real *log_q, in
     return loss;
 }
 
-/* The largest difference of two logits over the temperature: it is rounded at that size, which is felt as far as p and q
- * differ. */
-static real apart_of(const double *a, const double *b, int64_t n, double heat)
+/* How far the log-ratios of the classes are apart, 1 at least: where that is more than 8, in Jensen-Shannon's gradients and in
+ * doubles, which have no wider sums, as many last bits of the largest probability may be lost from what is small beside it. */
+static real span_of(const real *log_p, const real *log_q, int64_t n)
 {
-    real apart = 0;
+    real span = 1;
     for (int64_t i = 0; i < n; i++)
-        if (isfinite(a[i]) && isfinite(b[i]) && fabs(a[i] - b[i]) > apart)
-            apart = fabs(a[i] - b[i]);
-    return apart * heat;
-}
-
-static real size_of(const losses_case *c, int64_t row)
-{
-    real size = 0;
-    for (int64_t i = row * c->k.n; i < (row + 1) * c->k.n; i++) {
-        size = isfinite(c->a_values[i]) && fabs(c->a_values[i]) > size ? fabs(c->a_values[i]) : size;
-        size = c->b_values && isfinite(c->b_values[i]) && fabs(c->b_values[i]) > size ? fabs(c->b_values[i]) : size;
-    }
-    return size * c->k.inverse_temperature;
+        if (isfinite(log_p[i]) && isfinite(log_q[i]))
+            span = fmaxl(span, fabsl(log_p[i] - log_q[i]));
+    return span;
 }
 
 static void row_of(const losses_case *c, int64_t row, row_result *r)
@@ -123,30 +133,39 @@ static void row_of(const losses_case *c, int64_t row, row_result *r)
     const fd_losses *k = &c->k;
     const int64_t n = k->n;
     const real share = (real)k->weight * k->inverse_temperature;
+    real entropy = 0;  /* the largest gradient of that part, which the other may nearly take off */
     real *log_p = memory((size_t)n * sizeof *log_p), *log_q = memory((size_t)n * sizeof *log_q);
     memset(r->da, 0, (size_t)n * sizeof *r->da);
     memset(r->db, 0, (size_t)n * sizeof *r->db);
     r->loss = r->kl = r->error = r->kl_error = r->grad_error = 0;
-    if (!(k->skip && k->skip[row])) {
+    int broken = 0;
+    for (int64_t i = row * n; i < (row + 1) * n; i++)
+        broken |= isnan(c->a_values[i]) || (c->b_values && isnan(c->b_values[i]));
+    const int skipped = k->skip && k->skip[row];
+    if (broken && !skipped) {
+        r->loss = NAN, r->kl = NAN;
+        for (int64_t i = 0; i < n; i++)
+            r->da[i] = NAN, r->db[i] = NAN;
+    } else if (!skipped) {
         const int some = log_softmax(log_p, c->a_values + row * n, n, k->inverse_temperature);
-        if (k->target || k->smoothing || k->dtype == FD_F64)
-            r->grad_error = 4 * share, r->error = 4 + 4 * size_of(c, row);  /* p less a label's share: the two may be equal */
         if (k->op == FD_CROSS_ENTROPY) {
             if (some)
-                r->loss = cross_entropy(c, row, log_p, share, r->da);
+                r->loss = cross_entropy(c, row, log_p, share, r->da, &entropy);
         } else if (log_softmax(log_q, c->b_values + row * n, n, k->inverse_temperature) || some) {
             const enum fd_loss op = k->op == FD_R_DROP ? FD_SYMMETRIC_KL : k->op;
-            const real apart = apart_of(c->a_values + row * n, c->b_values + row * n, n, k->inverse_temperature);
             const real factor = k->op == FD_R_DROP ? (real)k->alpha : 1;
             real *kl = k->op == FD_R_DROP ? &r->kl : &r->loss;
             *kl = divergence(op, log_p, log_q, n, share * factor, r->da, r->db);
-            for (int64_t i = 0; i < n; i++)
-                *(k->op == FD_R_DROP ? &r->kl_error : &r->error) += 4 * apart * fabsl(expl(log_p[i]) - expl(log_q[i]));
-            r->grad_error += 4 * apart * share * factor;
+            const real span = span_of(log_p, log_q, n);
+            if (span > 8 || op == FD_JS || k->dtype == FD_F64)
+                r->grad_error = 4 * span * share * factor;
+            if (span > 8 || k->dtype == FD_F64)
+                *(k->op == FD_R_DROP ? &r->kl_error : &r->error) = span;
             if (k->op == FD_R_DROP)
-                r->loss = (cross_entropy(c, row, log_p, share / 2, r->da) + cross_entropy(c, row, log_q, share / 2, r->db)) / 2;
+                r->loss = (cross_entropy(c, row, log_p, share / 2, r->da, &entropy) + cross_entropy(c, row, log_q, share / 2, r->db, &entropy)) / 2;
         }
     }
+    r->grad_error += bits_of(k->dtype) * entropy;
     free(log_p);
     free(log_q);
 }
@@ -175,6 +194,8 @@ static void draw_logits(losses_case *c, int64_t row)
     }
     if (kind == 8 && c->b.data && one_in(2))
         put(c->a.dtype, element(&c->b, row, top), -INFINITY);  /* a alone allows it */
+    if (one_in(25))
+        put(c->a.dtype, element(c->b.data && one_in(2) ? &c->b : &c->a, row, top), NAN);
 }
 
 static void draw_target(losses_case *c, int64_t row)
@@ -275,7 +296,7 @@ static void check_gradient(const losses_case *c, const matrix *got, int64_t row,
     real largest = 0;
     for (int64_t i = 0; i < c->k.n; i++)
         largest = fabsl(want[i]) > largest ? fabsl(want[i]) : largest;
-    const double error = (double)((BITS * largest + r->grad_error) * unit(c->k.dtype));
+    const double error = (double)((bits_of(c->k.dtype) * largest + r->grad_error) * unit(c->k.dtype));
     for (int64_t i = 0; i < c->k.n; i++)
         CHECK(close_to(c->k.dtype, get(c->k.dtype, element(got, row, i)), (double)want[i], error),
               "loss %d, dtype %d: %s of class %" PRId64 " of %" PRId64 " is %.9g, not %.9Lg; off by %.3Lg of the largest", (int)c->k.op,
@@ -285,8 +306,8 @@ static void check_gradient(const losses_case *c, const matrix *got, int64_t row,
 
 static void check_value(const losses_case *c, const char *name, double got, real want, real error)
 {
-    error = (BITS * fabsl(want) + error) * unit(c->k.dtype) + (c->k.dtype == FD_F64 ? 0 : 1e-37);
-    CHECK(got == (double)want || fabsl(got - want) <= error, "loss %d, dtype %d, %" PRId64 " classes: %s is %.15g, not %.15Lg",
+    error = (bits_of(c->k.dtype) * fabsl(want) + error) * unit(c->k.dtype) + (c->k.dtype == FD_F64 ? 0 : 1e-37);
+    CHECK(got == (double)want || fabsl(got - want) <= error || (isnan(got) && isnan(want)), "loss %d, dtype %d, %" PRId64 " classes: %s is %.15g, not %.15Lg",
           (int)c->k.op, (int)c->k.dtype, c->k.n, name, got, want);
 }
 
