@@ -262,9 +262,8 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
     bias, allow = (None if a is None else a.reshape(-1, n) for a in (bias, allow))
     for i in _pieces(*x.shape):
         with np.errstate(all="ignore"):
-            s = x[i].astype(np.float64)
-            if bias is not None:
-                s = s + bias[i]
+            s = x[i] if bias is None else x[i].astype(bias.dtype) + bias[i]
+            s = s.astype(np.float64)
             if allow is not None:
                 s = np.where(allow[i], s, -np.inf)
             if dy is None:
