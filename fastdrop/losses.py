@@ -66,9 +66,13 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
     is infinite: the row's loss is inf, and its gradient, which has no finite value, is set to 0. A row with nothing but
     -inf on both sides has loss 0. Float16 gradients of a mean over many rows may vanish: use float32 logits there.
 
-    In float32 a row's loss is right to 1e-6 of it, its gradients to 1e-6 of the largest among them, also where p and q
-    nearly agree or one class dominates both; ``python -m fastdrop.bench.accuracy`` shows it. Logits that are far apart
-    (where ``(a - b) / T`` spans more than 8) cost more: about 1e-7 of that span, times the largest probability.
+    A NaN or +inf in a row makes its loss and gradients NaN. All finite logits are numbers: a row of nothing but the
+    dtype's lowest is uniform.
+
+    A row's loss is right to 3e-6 of it, its gradients to 3e-6 of the largest among them (twice that with the scalar
+    kernels; 1e-7 on the Numba and reference backends; 1e-9 in float64), before they are rounded to 16 bits; also where
+    p and q nearly agree, are offset, or one class dominates. Where a cross entropy pulls the other way, its gradients
+    are right to that share of the terms that are subtracted. ``python -m fastdrop.bench.accuracy`` shows it.
 
     Logits that are not in C order (rows apart are fine) are copied into the arrays of their gradients first.
 

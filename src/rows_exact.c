@@ -6,7 +6,8 @@
  *
  * With x = (a - max a) / T, e = exp(x), r the sum of e without the largest: p = e / (1 + r), log p = x - log1p(r), and 1 - p
  * of the largest class is r / (1 + r), so nothing that is nearly 1 is subtracted from 1.  Of two rows, e - f is made from
- * expm1 of x - y, and so are the difference of the sums, p - q and log(p / q). */
+ * expm1 of x - y, and so are the difference of the sums, p - q and log(p / q).  x - y is (a - b) - (max a - max b), each with
+ * what its rounding left; of p * (l - E_p[l]), whose sum is 0, the largest class has what the others leave. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -144,9 +145,25 @@ typedef struct {
 
 typedef struct { double p, q, less, l; } both;  /* less = p - q, l = log(p / q); 0 where neither allows a class */
 
-static double difference(double x, double y)  /* exp(x) - exp(y) */
+static double minus(double x, double y, double *rest)  /* x - y, and what its rounding left */
 {
-    return x == y ? 0 : x > y ? -exp(x) * expm1(y - x) : exp(y) * expm1(x - y);
+    const double difference = x - y, part = difference - x;
+    *rest = (x - (difference - part)) - (y + part);
+    return difference;
+}
+
+static double apart(const fd_losses *k, const pair *c, int64_t i, double x, double y)  /* x - y, 0 where they are equal */
+{
+    double rest, max_rest;
+    const double of_class = minus(element(k->dtype, c->a.at, i), element(k->dtype, c->b.at, i), &rest);
+    const double of_max = minus(c->a.max, c->b.max, &max_rest);
+    const double d = ((of_class - of_max) + (rest - max_rest)) * k->inverse_temperature;
+    return x == y ? 0 : isfinite(d) ? d : x - y;
+}
+
+static double difference(double x, double y, double d)  /* exp(x) - exp(y) */
+{
+    return d == 0 ? 0 : d > 0 ? -exp(x) * expm1(-d) : exp(y) * expm1(d);
 }
 
 static both at(const fd_losses *k, const pair *c, int64_t i)
@@ -155,8 +172,9 @@ static both at(const fd_losses *k, const pair *c, int64_t i)
     both z = {exp(x) * c->a_share, exp(y) * c->b_share, 0, 0};
     if (x == -INFINITY && y == -INFINITY)
         return z;
-    z.less = (difference(x, y) - z.q * c->more) * c->a_share;
-    z.l = x - y - c->log_ratio;
+    const double d = apart(k, c, i, x, y);
+    z.less = (difference(x, y, d) - z.q * c->more) * c->a_share;
+    z.l = d - c->log_ratio;
     return z;
 }
 
@@ -191,6 +209,17 @@ static double js_term(const both *z)
     return times(z->p, p_log) + times(z->q, q_log);
 }
 
+/* Log p and log q less what both have: what the gradients are made of. */
+static both logs_at(const fd_losses *k, const pair *c, int64_t i, double *p_log, double *q_log)
+{
+    const both z = at(k, c, i);
+    if (k->op == FD_JS)
+        js_logs(&z, p_log, q_log);
+    else
+        *p_log = *q_log = z.l;
+    return z;
+}
+
 static void double_row(const fd_losses *k, int64_t row, const side *a, const side *b)
 {
     const int kl = k->op == FD_KL, js = k->op == FD_JS, r_drop = k->op == FD_R_DROP;
@@ -201,7 +230,7 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
         const double x = below(k, a, i), y = below(k, b, i);
         one_sided |= x > -INFINITY && y == -INFINITY;
         one_sided |= !kl && x == -INFINITY && y > -INFINITY;
-        c.more += a_none || b_none ? 0 : difference(x, y);
+        c.more += a_none || b_none ? 0 : difference(x, y, apart(k, &c, i, x, y));
     }
     const double ratio = c.more * c.b_share;
     c.log_ratio = fabs(ratio) < 0.5 ? log1p(ratio) : log_sum(a) - log_sum(b);
@@ -209,13 +238,18 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
     double divergence = 0, a_mean = 0, b_mean = 0;  /* E_p and E_q of what the gradients are made of */
     const int empty = a_none || b_none;
     for (int64_t i = 0; i < k->n && !empty; i++) {
-        const both z = at(k, &c, i);
-        double p_log = z.l, q_log = z.l;
-        if (js)
-            js_logs(&z, &p_log, &q_log);
+        double p_log, q_log;
+        const both z = logs_at(k, &c, i, &p_log, &q_log);
         a_mean += times(z.p, p_log);
         b_mean += times(z.q, q_log);
         divergence += kl ? kl_term(&z) : js ? js_term(&z) / 2 : times(z.less, z.l) / 2;
+    }
+    double a_top = 0, b_top = 0;  /* what the others leave to the largest class */
+    for (int64_t i = 0; i < k->n && !empty; i++) {
+        double p_log, q_log;
+        const both z = logs_at(k, &c, i, &p_log, &q_log);
+        a_top -= i == a->top ? 0 : times(z.p, p_log - a_mean);
+        b_top -= i == b->top ? 0 : times(z.q, q_log - b_mean);
     }
     if (divergence < 0)
         divergence = 0;
@@ -233,15 +267,13 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
         k->kl[row] = divergence;
     char *da = k->da + row * k->da_step, *db = k->db + row * k->db_step;
     for (int64_t i = 0; i < k->n; i++) {
-        const both z = at(k, &c, i);
         double ga = 0, gb = 0, p_log, q_log;
-        if (w != 0 && js) {
-            js_logs(&z, &p_log, &q_log);
-            ga = w * times(z.p, p_log - a_mean);
-            gb = w * times(z.q, q_log - b_mean);
-        } else if (w != 0) {
-            ga = w * (times(z.p, z.l - a_mean) + (kl ? 0 : z.less));
-            gb = -w * (kl ? z.less : times(z.q, z.l - b_mean) + z.less);
+        const both z = logs_at(k, &c, i, &p_log, &q_log);
+        if (w != 0) {
+            ga = i == a->top ? a_top : times(z.p, p_log - a_mean);
+            gb = i == b->top ? b_top : times(z.q, q_log - b_mean);
+            ga = w * (js || kl ? ga : ga + z.less);
+            gb = w * (js ? gb : kl ? -z.less : -gb - z.less);
         }
         if (entropies) {
             ga += slope / 2 * entropy_slope(k, a, &ea, row, i, z.p);

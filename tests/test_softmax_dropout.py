@@ -306,3 +306,35 @@ def test_bools_of_other_bytes_than_0_and_1(engine):
     wanted = fd.softmax_dropout(scores, 0.0, attention_mask=allow != 0)
     np.testing.assert_array_equal(got[0], wanted[0])
     assert ((got[0] != 0) == (allow != 0)).all()
+
+
+@pytest.mark.parametrize("n", [3, 16, 50])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_nan_or_infinity_makes_its_row_nan_and_no_other(engine, dtype, n, bad):
+    scores = normal((3, n), dtype)
+    scores[1, n // 2] = bad
+    y, mask, log_sum = fd.softmax_dropout(scores, 0.0, rng=0)
+    dx = fd.softmax_dropout_backward(np.ones_like(scores), scores, log_sum, mask)
+    for got in (y, dx):
+        np.testing.assert_array_equal(np.isnan(got.astype(np.float64)), np.repeat([[False], [True], [False]], n, 1))
+    np.testing.assert_array_equal(np.isnan(log_sum), [False, True, False])
+
+
+@pytest.mark.parametrize("of_mask", ["float16", "bfloat16", "float32", "float64"])
+def test_the_lowest_number_of_any_mask_dtype_masks(engine, dtype, of_mask):
+    of_mask = np.dtype(getattr(pytest.importorskip("ml_dtypes"), of_mask, of_mask))
+    lowest = np.nextafter(of_mask.type(-np.inf), of_mask.type(0))
+    scores = normal((3, 20), dtype)
+    allow = np.ones((3, 20), bool)
+    allow[1], allow[2, ::2] = False, False
+    bias = np.where(allow, of_mask.type(0), lowest)
+    wanted, mask, wanted_sum = fd.softmax_dropout(scores, 0.3, rng=1, attention_mask=allow)
+    got, _, log_sum = fd.softmax_dropout(scores, 0.3, rng=1, attention_mask=bias)
+    assert not got[1].any()
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(log_sum, wanted_sum)
+    dy = np.ones_like(scores)
+    np.testing.assert_array_equal(
+        fd.softmax_dropout_backward(dy, scores, log_sum, mask, attention_mask=bias),
+        fd.softmax_dropout_backward(dy, scores, log_sum, mask, attention_mask=allow),
+    )

@@ -256,7 +256,7 @@ def _attention_kernel(widen, narrow):
         if bias.size:
             at, step = _locate(row, bias_shape, bias_steps[:-1]), bias_steps[-1]
             for i in range(n):
-                s[i] += bias[at + i * step]
+                s[i] = widen(x[row * n + i]) + bias[at + i * step]
         if allow.size:
             at, step = _locate(row, allow_shape, allow_steps[:-1]), allow_steps[-1]
             for i in range(n):

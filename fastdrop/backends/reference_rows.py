@@ -16,7 +16,9 @@ What holds for losses on every backend:
 
 With x = (a - max a) / T, e = exp(x), r the sum of e without the largest: p = e / (1 + r), log p = x - log1p(r), and
 1 - p of the largest class is r / (1 + r).  Of two rows e - f is made from expm1(x - y), and so are the difference of
-the sums, p - q and log(p / q).  So nothing that is nearly equal is subtracted after it has been rounded.
+the sums, p - q and log(p / q).  x - y is (a - b) - (max a - max b), each with what its rounding left; and of
+p * (l - E_p[l]), whose sum is 0, the largest class has what the others leave.  So nothing that is nearly equal is
+subtracted after it has been rounded.
 """
 
 import numpy as np
@@ -104,6 +106,7 @@ class _Side:
         self.some = top[:, 0] > -np.inf
         half = a / 2 - np.where(np.isfinite(top), top, 0) / 2  # halves: no finite difference overflows
         x = np.maximum(half * (2 / temperature), -np.finfo(np.float64).max)
+        self.a, self.max, self.temperature = a, top, temperature
         self.x = np.where(a == -np.inf, -np.inf, x)
         self.top = (np.arange(a.shape[-1]) == a.argmax(-1)[:, None]) & self.some[:, None]
         self.e = np.exp(self.x)
@@ -132,15 +135,16 @@ def _entropy(side, y):
 
 def _divergence(op, a, b):
     """Of each row the divergence and its two gradients with respect to the logits over the temperature."""
-    difference = _difference(a.x, b.x)
+    d = _apart(a, b)
+    difference = np.expm1(-np.abs(d)) * np.where(d > 0, -np.exp(a.x), np.exp(b.x))  # exp(x) - exp(y)
     more = difference.sum(-1, keepdims=True)
     sums = more * b.share
     near = np.abs(sums) < 0.5
     log_ratio = np.where(near, np.log1p(np.where(near, sums, 0)), a.log_sum - b.log_sum)
     neither = (a.x == -np.inf) & (b.x == -np.inf)
     less = np.where(neither, 0, (difference - b.p * more) * a.share)  # p - q
-    ratio = np.where(neither, 0, a.x - b.x - log_ratio)  # log(p / q)
-    rows, dp, dq = _DIVERGENCES[op](a.p, b.p, less, ratio)
+    ratio = np.where(neither, 0, d - log_ratio)  # log(p / q)
+    rows, dp, dq = _DIVERGENCES[op](a, b, less, ratio)
     rows = np.maximum(rows, 0)
     both = a.some & b.some
     dp, dq = np.where(both[:, None], dp, 0), np.where(both[:, None], dq, 0)
@@ -154,27 +158,36 @@ def _divergence(op, a, b):
     return np.where(infinite, np.inf, rows), np.where(infinite[:, None], 0, dp), np.where(infinite[:, None], 0, dq)
 
 
-def _difference(x, y):
-    """exp(x) - exp(y)."""
-    d = np.where(x == y, 0, x - y)
-    return np.expm1(-np.abs(d)) * np.where(d > 0, -np.exp(x), np.exp(y))
+def _apart(a, b):
+    """x - y of two sides, 0 where they are equal."""
+    first, first_rest = _minus(a.a, b.a)
+    second, second_rest = _minus(a.max, b.max)
+    d = ((first - second) + (first_rest - second_rest)) / a.temperature
+    return np.where(a.x == b.x, 0, np.where(np.isfinite(d), d, a.x - b.x))
 
 
-def _kl(p, q, less, ratio):
-    exact = _times(p, ratio) - less  # with the sum of q - p, which is 0, no term is negative
-    series = p * ratio * ratio * _series(-ratio, [1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040])
-    return np.where(np.abs(ratio) > 1e-2, exact, series).sum(-1), _times(p, ratio - _mean(p, ratio)), -less
+def _minus(x, y):
+    """x - y and what its rounding left."""
+    difference = x - y
+    part = difference - x
+    return difference, (x - (difference - part)) - (y + part)
 
 
-def _symmetric_kl(p, q, less, ratio):
+def _kl(a, b, less, ratio):
+    exact = _times(a.p, ratio) - less  # with the sum of q - p, which is 0, no term is negative
+    series = a.p * ratio * ratio * _series(-ratio, [1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040])
+    return np.where(np.abs(ratio) > 1e-2, exact, series).sum(-1), _centred(a, ratio), -less
+
+
+def _symmetric_kl(a, b, less, ratio):
     return (
         _dot(less, ratio) / 2,
-        (_times(p, ratio - _mean(p, ratio)) + less) / 2,
-        (_times(q, _mean(q, ratio) - ratio) - less) / 2,
+        (_centred(a, ratio) + less) / 2,
+        -(_centred(b, ratio) + less) / 2,
     )
 
 
-def _js(p, q, less, ratio):
+def _js(a, b, less, ratio):
     larger = -np.log1p(np.expm1(-np.abs(ratio)) / 2)
     p_log, q_log = (
         larger + np.minimum(ratio, 0),
@@ -182,10 +195,16 @@ def _js(p, q, less, ratio):
     )  # log(p / m), log(q / m), m = (p + q) / 2
     w = ratio * ratio / 4
     series = (
-        (p + q) * w * _series(-w, [1 / 2, 1 / 4, 1 / 9, 17 / 360, 31 / 1575])
+        (a.p + b.p) * w * _series(-w, [1 / 2, 1 / 4, 1 / 9, 17 / 360, 31 / 1575])
     )  # u tanh(u) - log(cosh(u)), u = ratio / 2
-    rows = np.where(np.abs(ratio) < 0.1, series, _times(p, p_log) + _times(q, q_log)).sum(-1) / 2
-    return rows, _times(p, p_log - _mean(p, p_log)) / 2, _times(q, q_log - _mean(q, q_log)) / 2
+    rows = np.where(np.abs(ratio) < 0.1, series, _times(a.p, p_log) + _times(b.p, q_log)).sum(-1) / 2
+    return rows, _centred(a, p_log) / 2, _centred(b, q_log) / 2
+
+
+def _centred(side, x):
+    """p * (x - E_p[x]); the largest p has what the others leave of the sum, which is 0."""
+    g = _times(side.p, x - _mean(side.p, x))
+    return np.where(side.top, -np.where(side.top, 0, g).sum(-1, keepdims=True), g)
 
 
 _DIVERGENCES = {"kl": _kl, "symmetric_kl": _symmetric_kl, "js": _js}
@@ -243,17 +262,17 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
     bias, allow = (None if a is None else a.reshape(-1, n) for a in (bias, allow))
     for i in _pieces(*x.shape):
         with np.errstate(all="ignore"):
-            s = x[i].astype(np.float64)
-            if bias is not None:
-                s = s + bias[i]
+            s = x[i] if bias is None else x[i].astype(bias.dtype) + bias[i]
+            s = s.astype(np.float64)
             if allow is not None:
                 s = np.where(allow[i], s, -np.inf)
             if dy is None:
                 top = s.max(-1, keepdims=True)
                 top = np.where(top < NOTHING, 0, top)
-                total = np.exp(s - top).sum(-1, keepdims=True)
+                weights = np.exp(s - top)
+                total = weights.sum(-1, keepdims=True)
                 log_sum[i] = np.where(total == 0, np.inf, top + np.log(total))[:, 0]
-                y[i] = np.where(keep[i], np.exp(s - log_sum[i, None]) * scale[i], 0)
+                y[i] = np.where(keep[i] & (total != 0), weights / total * scale[i], 0)
             else:
                 probability = np.exp(s - log_sum[i, None])
                 gradient = np.where(keep[i], dy[i].astype(np.float64) * scale[i], 0)
