@@ -152,7 +152,7 @@ def _attention(attention_mask, scores, axis):
         return None, None
     given = attention_mask
     is_bool = given.dtype == np.bool_
-    if not is_bool and given.dtype.kind != "f" and given.dtype != scores.dtype:
+    if not is_bool and given.dtype.kind != "f" and given.dtype.name != "bfloat16":
         raise TypeError(f"attention_mask must hold bools (True = may attend) or floats to add, got dtype {given.dtype}")
     if given.ndim > scores.ndim or any(m not in (1, n) for m, n in zip(given.shape[::-1], scores.shape[::-1])):
         raise ValueError(f"attention_mask must broadcast to the scores' shape {scores.shape}, got {given.shape}")
@@ -170,7 +170,8 @@ def _attention(attention_mask, scores, axis):
 def _as_bias(given, dtype):
     """Cast to ``dtype``, with -inf for the lowest number of the dtype that it comes in: what users mask with."""
     lowest = np.nextafter(given.dtype.type(-np.inf), given.dtype.type(0))
-    return np.where(given <= lowest, dtype(-np.inf), given.astype(dtype))
+    with np.errstate(over="ignore"):
+        return np.where(given <= lowest, dtype(-np.inf), given.astype(dtype))
 
 
 def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
