@@ -58,8 +58,8 @@ def softmax_dropout(scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, ma
     A NaN or +inf among the scores that count, or a sum with an additive mask that overflows (float32; float64 for
     float64), makes its softmax NaN, log_sum too.
 
-    Before dropout and before it is rounded to 16 bits, y is right to 3e-6 of its softmax's largest, the gradient to
-    3e-6 of that times the largest dy; twice that with the scalar kernels. In float64 it is 1e-9.
+    Before dropout and before it is rounded to 16 bits, y is right to 5e-6 of its softmax's largest, the gradient to
+    5e-6 of that times the largest dy; twice that with the scalar kernels. In float64 it is 1e-9.
 
     Examples
     --------

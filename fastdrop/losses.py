@@ -69,7 +69,7 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
     A NaN or +inf in a row makes its loss and gradients NaN. All finite logits are numbers: a row of nothing but the
     dtype's lowest is uniform.
 
-    A row's loss is right to 3e-6 of it, its gradients to 3e-6 of the largest among them (twice that with the scalar
+    A row's loss is right to 5e-6 of it, its gradients to 5e-6 of the largest among them (twice that with the scalar
     kernels; 1e-7 on the Numba and reference backends; 1e-9 in float64), before they are rounded to 16 bits; also where
     p and q nearly agree, are offset, or one class dominates. Where a cross entropy pulls the other way, its gradients
     are right to that share of the terms that are subtracted. ``python -m fastdrop.bench.accuracy`` shows it.
