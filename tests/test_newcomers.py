@@ -126,6 +126,7 @@ CALLS = [
     ("fd.Mask.from_keep(x, 0.5)", TypeError, ["keep must hold bools", "np.asarray(keep, bool)"]),
     ("fd.Mask((2, 3), 0.5)", TypeError, ["a Mask is made by fastdrop.mask"]),
     ("fd.use_backend('C')", ValueError, ["'native', 'numba', 'reference'", "'C'"]),
+    *[(f"fd.use_backend({name})", TypeError, ["'native', 'numba', 'reference'", name]) for name in ("None", "[]", "1")],
     # masks in expressions
     *[
         (code, TypeError, [CAN])

@@ -108,6 +108,30 @@ def test_the_other_program_beside_this_one_is_named(tmp_path, fresh_python):
         assert words in done.stderr
 
 
+def test_the_other_program_in_place_of_this_ones_init_is_named(tmp_path, fresh_python):
+    """Its install replaces the file, its uninstall takes it; modules beside it can be imported all the same."""
+    (tmp_path / "fastdrop").mkdir()
+    for path in (ROOT / "fastdrop").iterdir():
+        if path.name != "__init__.py":
+            (tmp_path / "fastdrop" / path.name).symlink_to(path)
+    code = f"""
+import sys
+sys.path[:] = [{str(tmp_path)!r}, *(path for path in sys.path if path and path != {str(ROOT)!r})]
+import numpy
+from fastdrop.layers import Dropout
+try:
+    Dropout(0.5)(numpy.ones(3))
+except ImportError as error:
+    print(error)
+"""
+    for text in (None, "__version__ = '0.1.0'\n"):
+        if text is not None:
+            (tmp_path / "fastdrop" / "__init__.py").write_text(text)
+        done = fresh_python(code)
+        assert "distribution fastdrop, another program" in done.stdout, done.stderr
+        assert "pip uninstall fastdrop fastdrop-kernels" in done.stdout
+
+
 def test_one_version():
     assert importlib.metadata.version("fastdrop-kernels") == fd.__version__
     newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE).group(1)

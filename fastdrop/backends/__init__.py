@@ -21,7 +21,20 @@ CURES = {
     "fastdrop-kernels again, from where it came, with pip's --force-reinstall --no-cache-dir",
     "numba": "pip install numba, which needs no compiler",
 }
-_current = None
+
+
+class _None:
+    """Stands for the backend until `choose` has been called, which `fastdrop/__init__.py` sees to."""
+
+    def __getattr__(self, name):
+        raise ImportError(
+            "the __init__.py of this library has not been run: PyPI's distribution fastdrop, another program, has the "
+            "same import name, and its install or its uninstall replaces or takes this file. pip uninstall fastdrop "
+            "fastdrop-kernels, then install the distribution fastdrop-kernels again, from where it came"
+        )
+
+
+_current = _None()
 
 
 def short_way(x, p, rng, out):
@@ -40,8 +53,8 @@ def use_backend(name):
 
     Raises
     ------
-    ValueError
-        If there is no such backend.
+    TypeError, ValueError
+        If ``name`` is no string, or there is no such backend.
     ImportError
         If it cannot be used here; the backend in use stays.
 
@@ -55,6 +68,8 @@ def use_backend(name):
     >>> fd.use_backend(before)
     """
     global _current, short_way
+    if not isinstance(name, str):
+        raise TypeError(f"name must be one of {sorted(_MODULES)}, got {name!r}")
     if name not in _MODULES:
         raise ValueError(f"name must be one of {sorted(_MODULES)}, got {name!r}")
     try:
