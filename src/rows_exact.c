@@ -235,21 +235,19 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
     const double ratio = c.more * c.b_share;
     c.log_ratio = fabs(ratio) < 0.5 ? log1p(ratio) : log_sum(a) - log_sum(b);
 
-    double divergence = 0, a_mean = 0, b_mean = 0;  /* E_p and E_q of what the gradients are made of */
+    /* p (l - E_p[l]), and its like, from distances to the largest class: there nothing but what the others have is summed. */
+    double divergence = 0, a_mean = 0, b_mean = 0, p_origin = 0, q_origin = 0, ignored;
     const int empty = a_none || b_none;
-    for (int64_t i = 0; i < k->n && !empty; i++) {
-        double p_log, q_log;
-        const both z = logs_at(k, &c, i, &p_log, &q_log);
-        a_mean += times(z.p, p_log);
-        b_mean += times(z.q, q_log);
-        divergence += kl ? kl_term(&z) : js ? js_term(&z) / 2 : times(z.less, z.l) / 2;
+    if (!empty) {
+        logs_at(k, &c, a->top, &p_origin, &ignored);
+        logs_at(k, &c, b->top, &ignored, &q_origin);
     }
-    double a_top = 0, b_top = 0;  /* what the others leave to the largest class */
     for (int64_t i = 0; i < k->n && !empty; i++) {
         double p_log, q_log;
         const both z = logs_at(k, &c, i, &p_log, &q_log);
-        a_top -= i == a->top ? 0 : times(z.p, p_log - a_mean);
-        b_top -= i == b->top ? 0 : times(z.q, q_log - b_mean);
+        a_mean += times(z.p, p_log - p_origin);
+        b_mean += times(z.q, q_log - q_origin);
+        divergence += kl ? kl_term(&z) : js ? js_term(&z) / 2 : times(z.less, z.l) / 2;
     }
     if (divergence < 0)
         divergence = 0;
@@ -270,8 +268,8 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
         double ga = 0, gb = 0, p_log, q_log;
         const both z = logs_at(k, &c, i, &p_log, &q_log);
         if (w != 0) {
-            ga = i == a->top ? a_top : times(z.p, p_log - a_mean);
-            gb = i == b->top ? b_top : times(z.q, q_log - b_mean);
+            ga = times(z.p, p_log - p_origin - a_mean);
+            gb = times(z.q, q_log - q_origin - b_mean);
             ga = w * (js || kl ? ga : ga + z.less);
             gb = w * (js ? gb : kl ? -z.less : -gb - z.less);
         }

@@ -745,6 +745,21 @@ def test_classes_on_another_axis(engine, axis, layout):
             np.testing.assert_array_equal(last(g), w)
 
 
+def test_two_classes_at_the_top_share_the_gradient(engine):
+    _, da, _ = fd.kl_div(np.array([[0, 0, -16]], np.float32), np.array([[0, 0, -64]], np.float32))
+    np.testing.assert_allclose(da, [[-1.3504219e-06, -1.3504219e-06, 2.7008439e-06]], rtol=1e-6)
+
+
+def test_r_drop_with_probabilities_that_are_nearly_one_hot(engine):
+    """The gradient is the small difference of p and the label."""
+    a, b, y = (np.array([x], np.float32) for x in ((32.4, 0), (19.4, 0), (0.9999925, 7.5e-6)))
+    y[0, 1] = 1 - y[0, 0]
+    got = fd.r_drop(a, b, y, alpha=0.0)
+    for x, gradient in ((a, got.da), (b, got.db)):
+        q = 1 / (1 + np.exp(np.float64(x[0, 0])))  # the probability of the second class
+        np.testing.assert_allclose(gradient, [[(y[0, 1] - q) / 2, (q - y[0, 1]) / 2]], rtol=5e-6)
+
+
 # -- max-norm ----------------------------------------------------------------------------------------------------------
 
 

@@ -202,9 +202,9 @@ def _js(a, b, less, ratio):
 
 
 def _centred(side, x):
-    """p * (x - E_p[x]); the largest p has what the others leave of the sum, which is 0."""
-    g = _times(side.p, x - _mean(side.p, x))
-    return np.where(side.top, -np.where(side.top, 0, g).sum(-1, keepdims=True), g)
+    """p * (x - E_p[x]), from distances to the largest class: there nothing but what the others have is summed."""
+    x = x - np.where(side.top, x, 0).sum(-1, keepdims=True)
+    return _times(side.p, x - _mean(side.p, x))
 
 
 _DIVERGENCES = {"kl": _kl, "symmetric_kl": _symmetric_kl, "js": _js}

@@ -168,6 +168,8 @@ def as_ndarray(result, dtype):
         return np.frombuffer(result, dtype)
     if isinstance(result, memoryview):
         return np.asarray(result)
+    if isinstance(result, list):  # given as one, and given back where nothing is dropped
+        return np.asarray(result, dtype)
     if type(result).__module__ == "torch":
         if str(result.dtype) == "torch.bfloat16":
             import torch
