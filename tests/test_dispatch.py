@@ -210,13 +210,12 @@ def test_tensors_give_tensors(name):
             np.testing.assert_array_equal(w, g)
 
 
-@pytest.mark.parametrize("name", [n for n in CALLS if not n.startswith("multi_sample_linear")])
+# Without those that take float32 and float64 only, and that whose results are float64.
+@pytest.mark.parametrize("name", [n for n in CALLS if not n.startswith("multi_sample_linear") and n != "mc_dropout"])
 def test_bfloat16_tensors(name):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     dtype = pytest.importorskip("ml_dtypes").bfloat16
     function, arrays, _ = fresh(name)
-    if name == "mc_dropout":
-        pytest.skip("one GPU less: its predictions are the user's")
     halves = {key: a.astype(dtype) if a.dtype == F4 else a for key, a in arrays.items()}
     tensors = {
         key: torch.from_numpy(a.view(np.uint16)).view(torch.bfloat16) if a.dtype == dtype else torch.from_numpy(a)
