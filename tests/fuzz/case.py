@@ -22,7 +22,8 @@ class Draw(random.Random):
         super().__init__(seed << 40 | number)
         self.np = np.random.Generator(np.random.SFC64(self.getrandbits(63)))
 
-    bytes = random.Random.randbytes
+    def bytes(self, n):
+        return self.randbytes(n) if n < 1 << 27 else self.np.bytes(n)  # more bits than an int counts
 
     def chance(self, p):
         return self.random() < p
