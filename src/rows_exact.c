@@ -141,6 +141,7 @@ static void single(const fd_losses *k, int64_t row, const side *s)
 typedef struct {
     side a, b;
     double a_share, b_share, more, log_ratio;  /* more: the sum of exp(x) - exp(y); log of the ratio of the two sums */
+    double p_top, q_top;    /* log(p / q) in the largest class of p, and of q */
 } pair;
 
 typedef struct { double p, q, less, l; } both;  /* less = p - q, l = log(p / q); 0 where neither allows a class */
@@ -191,12 +192,11 @@ static double kl_term(const both *z)  /* p l - (p - q), whose sum is KL: no term
     return z->p * l * l * (1.0 / 2 - l * (1.0 / 6 - l * (1.0 / 24 - l * (1.0 / 120 - l * (1.0 / 720 - l / 5040)))));
 }
 
-/* log(p / m) and log(q / m), m = (p + q) / 2: the larger of p and q has -log1p((exp(-|l|) - 1) / 2), the other that - |l|. */
-static void js_logs(const both *z, double *p_log, double *q_log)
+/* log(p / m) for l = log(p / q), m = (p + q) / 2; log(q / m) is that of -l. */
+static double js_log(double l)
 {
-    const double larger = -log1p(expm1(-fabs(z->l)) / 2);
-    *p_log = z->l < 0 ? larger + z->l : larger;
-    *q_log = z->l < 0 ? larger : larger - z->l;
+    const double larger = -log1p(expm1(-fabs(l)) / 2);
+    return l < 0 ? larger + l : larger;
 }
 
 static double js_term(const both *z)
@@ -204,19 +204,24 @@ static double js_term(const both *z)
     const double u = z->l / 2, w = u * u;
     if (fabs(u) < 0.05)  /* (p + q)(u tanh(u) - log(cosh(u))) */
         return (z->p + z->q) * w * (0.5 - w * (0.25 - w * (1.0 / 9 - w * (17.0 / 360 - w * 31.0 / 1575))));
-    double p_log, q_log;
-    js_logs(z, &p_log, &q_log);
-    return times(z->p, p_log) + times(z->q, q_log);
+    return times(z->p, js_log(z->l)) + times(z->q, js_log(-z->l));
 }
 
-/* Log p and log q less what both have: what the gradients are made of. */
+/* log(p / m) at l = log(p / q) less that at `top`: directly, where both are near log(2) and would nearly agree. */
+static double js_above(double l, double top)
+{
+    const double d = top - l;
+    if (fabs(d) < 1 || (top > 0 && d < 700))
+        return -log1p(expm1(d) / (1 + exp(top)));
+    return js_log(l) - js_log(top);
+}
+
+/* What the gradients are made of: log(p / q), or log(p / m) and log(q / m), less that of the largest class of p, and of q. */
 static both logs_at(const fd_losses *k, const pair *c, int64_t i, double *p_log, double *q_log)
 {
     const both z = at(k, c, i);
-    if (k->op == FD_JS)
-        js_logs(&z, p_log, q_log);
-    else
-        *p_log = *q_log = z.l;
+    *p_log = k->op == FD_JS ? js_above(z.l, c->p_top) : z.l - c->p_top;
+    *q_log = k->op == FD_JS ? js_above(-z.l, -c->q_top) : z.l - c->q_top;
     return z;
 }
 
@@ -236,17 +241,17 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
     c.log_ratio = fabs(ratio) < 0.5 ? log1p(ratio) : log_sum(a) - log_sum(b);
 
     /* p (l - E_p[l]), and its like, from distances to the largest class: there nothing but what the others have is summed. */
-    double divergence = 0, a_mean = 0, b_mean = 0, p_origin = 0, q_origin = 0, ignored;
+    double divergence = 0, a_mean = 0, b_mean = 0;
     const int empty = a_none || b_none;
     if (!empty) {
-        logs_at(k, &c, a->top, &p_origin, &ignored);
-        logs_at(k, &c, b->top, &ignored, &q_origin);
+        c.p_top = at(k, &c, a->top).l;
+        c.q_top = at(k, &c, b->top).l;
     }
     for (int64_t i = 0; i < k->n && !empty; i++) {
         double p_log, q_log;
         const both z = logs_at(k, &c, i, &p_log, &q_log);
-        a_mean += times(z.p, p_log - p_origin);
-        b_mean += times(z.q, q_log - q_origin);
+        a_mean += times(z.p, p_log);
+        b_mean += times(z.q, q_log);
         divergence += kl ? kl_term(&z) : js ? js_term(&z) / 2 : times(z.less, z.l) / 2;
     }
     if (divergence < 0)
@@ -268,8 +273,8 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
         double ga = 0, gb = 0, p_log, q_log;
         const both z = logs_at(k, &c, i, &p_log, &q_log);
         if (w != 0) {
-            ga = times(z.p, p_log - p_origin - a_mean);
-            gb = times(z.q, q_log - q_origin - b_mean);
+            ga = times(z.p, p_log - a_mean);
+            gb = times(z.q, q_log - b_mean);
             ga = w * (js || kl ? ga : ga + z.less);
             gb = w * (js ? gb : kl ? -z.less : -gb - z.less);
         }

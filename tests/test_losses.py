@@ -434,6 +434,19 @@ def test_rows_that_were_wrong(engine, op, a, b, label, want, dtype):
         np.testing.assert_allclose(got, right, rtol=0, atol=2e-6 * np.abs(right).max() + smallest)
 
 
+@pytest.mark.parametrize("op", ["kl_div", "symmetric_kl", "js_div"])
+@pytest.mark.parametrize("temperature", [1.4, 3.96])
+@pytest.mark.parametrize("height", [0.0, 6.0])
+def test_one_class_that_differs(engine, op, temperature, height):
+    """All others differ by the same: what remains of them is their difference to the mean."""
+    a = np.random.default_rng(3).standard_normal((24, 1000))
+    a[:, 0] = a.max(-1) + height
+    b = a.copy()
+    b[:, 0] += np.linspace(-3, 3, 24)
+    loss, gradient = accuracy.errors(op, a.astype("f"), b.astype("f"), None, temperature=temperature)
+    assert max(loss, gradient) <= accuracy.bound("float32", engine)
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_the_formulas_that_cancel_nowhere_are_the_textbook_ones(op):
     a, b, labels = logits((5, 30), seed=21, apart=1.0)

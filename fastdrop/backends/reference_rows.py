@@ -188,17 +188,25 @@ def _symmetric_kl(a, b, less, ratio):
 
 
 def _js(a, b, less, ratio):
-    larger = -np.log1p(np.expm1(-np.abs(ratio)) / 2)
-    p_log, q_log = (
-        larger + np.minimum(ratio, 0),
-        larger - np.maximum(ratio, 0),
-    )  # log(p / m), log(q / m), m = (p + q) / 2
     w = ratio * ratio / 4
-    series = (
-        (a.p + b.p) * w * _series(-w, [1 / 2, 1 / 4, 1 / 9, 17 / 360, 31 / 1575])
-    )  # u tanh(u) - log(cosh(u)), u = ratio / 2
-    rows = np.where(np.abs(ratio) < 0.1, series, _times(a.p, p_log) + _times(b.p, q_log)).sum(-1) / 2
-    return rows, _centred(a, p_log) / 2, _centred(b, q_log) / 2
+    series = (a.p + b.p) * w * _series(-w, [1 / 2, 1 / 4, 1 / 9, 17 / 360, 31 / 1575])  # of u tanh(u) - log(cosh(u))
+    exact = _times(a.p, _js_log(ratio)) + _times(b.p, _js_log(-ratio))
+    rows = np.where(np.abs(ratio) < 0.1, series, exact).sum(-1) / 2  # u = ratio / 2
+    return rows, _centred(a, _js_above(a, ratio)) / 2, _centred(b, _js_above(b, -ratio)) / 2
+
+
+def _js_log(ratio):
+    """log(p / m), m = (p + q) / 2."""
+    return np.minimum(ratio, 0) - np.log1p(np.expm1(-np.abs(ratio)) / 2)
+
+
+def _js_above(side, ratio):
+    """log(p / m) less that of p's largest class: directly, where both are near log(2) and would nearly agree."""
+    top = np.where(side.top, ratio, 0).sum(-1, keepdims=True)
+    d = top - ratio
+    close = (np.abs(d) < 1) | ((top > 0) & (d < 700))
+    share = np.where(close, np.expm1(np.where(close, d, 0)) / (1 + np.exp(top)), 0)
+    return np.where(close, -np.log1p(share), _js_log(ratio) - _js_log(top))
 
 
 def _centred(side, x):

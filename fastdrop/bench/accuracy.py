@@ -51,10 +51,22 @@ class _Side:
         self.p = np.exp(self.x) / (1 + self.rest)
         self.log_sum = np.log1p(self.rest)
 
-    def centred(self, ratio):
-        """p * (ratio - E_p[ratio]), whose sum is 0: the largest class has what the others leave."""
-        g = _times(self.p, ratio - _mean(self.p, ratio))
-        return np.where(self.top, -np.where(self.top, 0, g).sum(-1, keepdims=True), g)
+    def at_top(self, x):
+        return np.where(self.top, x, 0).sum(-1, keepdims=True)
+
+    def centred(self, x):
+        """p * (x - E_p[x]), from distances to the largest class: there nothing but what the others have is summed."""
+        x = x - self.at_top(x)
+        return _times(self.p, x - _mean(self.p, x))
+
+    def js_slope(self, ratio):
+        """The same of log(p / m), m = (p + q) / 2; distances of what is near log(2) are made from those of p / q."""
+        top = self.at_top(ratio)
+        apart = top - ratio
+        direct = (np.abs(apart) < 1) | ((top > 0) & (apart < 700))
+        share = np.where(direct, np.expm1(np.where(direct, apart, 0)) / (1 + np.exp(top)), 0)
+        x = np.where(direct, -np.log1p(share), _js_log(ratio) - _js_log(top))
+        return _times(self.p, x - _mean(self.p, x))
 
 
 def _mean(p, x):
@@ -76,6 +88,11 @@ def _wanted(labels, shape, smoothing):
     y = np.arange(shape[-1]) == labels[:, None] if labels.ndim == 1 else labels
     smoothing = np.longdouble(smoothing)
     return y.astype(np.longdouble) * (1 - smoothing) + smoothing / shape[-1]
+
+
+def _js_log(ratio):
+    """log(p / m) for ratio = log(p / q)."""
+    return np.minimum(ratio, 0) - np.log1p(np.expm1(-np.abs(ratio)) / 2)
 
 
 def _bend(ratio):
@@ -124,13 +141,11 @@ def exact(op, a, b, labels, temperature=1.0, smoothing=0.0):
             return terms.sum(-1), [p.centred(ratio) / heat, -less / heat]
         if op == "js_div":
             size = np.abs(ratio)
-            larger = -np.log1p(np.expm1(-size) / 2)  # log(p / m) or log(q / m), m = (p + q) / 2
-            p_log, q_log = larger + np.minimum(ratio, 0), larger - np.maximum(ratio, 0)
             half = np.where(size < 1, ratio / 2, 0)
             cosh = np.log1p(2 * np.sinh(half / 2) ** 2)
             near = (p.p + q.p) * (half * np.tanh(half) - cosh)
-            loss = np.where(size < 1, near, _times(p.p, p_log) + _times(q.p, q_log)).sum(-1) / 2
-            return loss, [p.centred(p_log) / (2 * heat), q.centred(q_log) / (2 * heat)]
+            loss = np.where(size < 1, near, _times(p.p, _js_log(ratio)) + _times(q.p, _js_log(-ratio))).sum(-1) / 2
+            return loss, [p.js_slope(ratio) / (2 * heat), q.js_slope(-ratio) / (2 * heat)]
         da, db = (p.centred(ratio) + less) / 2, -(q.centred(ratio) + less) / 2
         kl = _times(less, ratio).sum(-1) / 2
         if op == "r_drop":
@@ -177,6 +192,11 @@ def inputs(classes, dtype="float32", rows=8, seed=0):
         yield f"one dominates, {apart:g} apart", *_as(dtype, a, a + normal(apart)), top
     yield "one dominates, no label", *_as(dtype, a, a + normal(0.5)), labels
     yield "each its own dominates", *_as(dtype, a, normal() + height * np.roll(at_top, 1, axis=1)), top
+    a = normal(1)
+    yield "one class differs", *_as(dtype, a, a + rng.uniform(0.1, 4, (rows, 1)) * at_top), labels
+    a = normal(1) + 6 * at_top
+    yield "the largest alone differs", *_as(dtype, a, a + rng.uniform(-3, 3, (rows, 1)) * at_top), labels
+    yield "8 * normal, independent", *_as(dtype, normal(8), normal(8)), labels
     a = normal(30)
     yield "30 * normal", *_as(dtype, a, a + normal(0.1)), labels
     yield "30 * normal, independent", *_as(dtype, a, normal(30)), labels
