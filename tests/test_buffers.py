@@ -437,42 +437,51 @@ GOOD = {
     "sum": lambda x: fd.mask((3, N), 0.5).backward(np.ones((3, N), np.float32), x_shape=(N,), out=x, dtype="f4"),
 }
 
-BAD = {
-    "p": lambda x: fd.dropout(x, 2.0, dtype="f4"),
-    "p type": lambda x: fd.dropout(x, "a", dtype="f4"),
-    "p shape": lambda x: fd.dropout(x, [0.1, 0.2], dtype="f4"),
-    "rng": lambda x: fd.dropout(x, 0.5, rng="a", dtype="f4"),
-    "rng value": lambda x: fd.dropout(x, 0.5, rng=-1, dtype="f4"),
-    "mask": lambda x: fd.dropout(x, mask=3, dtype="f4"),
-    "mask's shape": lambda x: fd.dropout(x, mask=THREE, dtype="f4"),
-    "mask_shape": lambda x: fd.dropout(x, mask_shape=(7,), dtype="f4"),
-    "mask_shape type": lambda x: fd.dropout(x, mask_shape="a", dtype="f4"),
-    "no dtype": lambda x: fd.dropout(x),
-    "dtype": lambda x: fd.dropout(x, dtype="int32"),
-    "no such dtype": lambda x: fd.dropout(x, dtype="nothing"),
-    "size": lambda x: fd.dropout(x, dtype="V5"),
-    "read-only out": lambda x: fd.dropout(x, out=b"1" * 96, dtype="f4"),
-    "out of another kind": lambda x: fd.dropout(x, out=[], dtype="f4"),
-    "out's dtype": lambda x: fd.dropout(x, out=np.zeros(N), dtype="f4"),
-    "out's size": lambda x: fd.dropout(x, out=bytearray(44), dtype="f4"),
-    "as out, shape": lambda x: fd.dropout(X[1:], out=x, dtype="f4"),
-    "as out, dtype": lambda x: fd.dropout(X, out=x),
-    "as out, rng": lambda x: fd.dropout(X, rng=-1, out=x, dtype="f4"),
-    "as out, p": lambda x: fd.dropout(X, 2.0, out=x, dtype="f4"),
-    "apply": lambda x: THREE.apply(x, dtype="f4"),
-    "x * mask": lambda x: x * MASK,
-    "mask * x": lambda x: MASK * x,
-    "multiply": lambda x: np.multiply(x, MASK),
-    "multiply out": lambda x: np.multiply(X, MASK, out=x),
-    "backward": lambda x: fd.dropout_backward(x, THREE, dtype="f4"),
-    "backward's mask": lambda x: fd.dropout_backward(x, None, dtype="f4"),
-    "x_shape": lambda x: THREE.backward(x, x_shape=(8,), dtype="f4"),
-    "x_shape that does not fit": lambda x: THREE.backward(x, x_shape=(7,), dtype="f4"),
-    "x_shape type": lambda x: THREE.backward(x, x_shape="a", dtype="f4"),
-    "sum's out": lambda x: THREE.backward(np.ones((3, 8), np.float32), x_shape=(8,), out=x, dtype="f4"),
-    "memory": lambda x: fd.dropout(x, mask_shape=(2**50, 1), dtype="f4"),
-    "more memory": lambda x: fd.mask((2**62, 1), 0.5).apply(x, dtype="f4"),
-    "from_keep": lambda x: fd.Mask.from_keep(x, 0.5),
+BAD = {  # a call that fails, what its error says
+    "p": (lambda x: fd.dropout(x, 2.0, dtype="f4"), "p is a probability"),
+    "p type": (lambda x: fd.dropout(x, "a", dtype="f4"), "p must be a number"),
+    "p shape": (lambda x: fd.dropout(x, [0.1, 0.2], dtype="f4"), "p must have the leading axes"),
+    "rng": (lambda x: fd.dropout(x, 0.5, rng="a", dtype="f4"), "rng must be None, an int"),
+    "rng value": (lambda x: fd.dropout(x, 0.5, rng=-1, dtype="f4"), "rng must be an integer"),
+    "mask": (lambda x: fd.dropout(x, mask=3, dtype="f4"), "mask must be a fastdrop"),
+    "mask's shape": (lambda x: fd.dropout(x, mask=THREE, dtype="f4"), "does not broadcast with the mask's shape"),
+    "mask_shape": (lambda x: fd.dropout(x, mask_shape=(7,), dtype="f4"), "mask_shape .* does not broadcast"),
+    "mask_shape type": (
+        lambda x: fd.dropout(x, mask_shape="a", dtype="f4"),
+        "mask_shape must be an integer or a tuple",
+    ),
+    "no dtype": (lambda x: fd.dropout(x), "x must be float16.* got dtype uint8"),
+    "dtype": (lambda x: fd.dropout(x, dtype="int32"), "x must be float16.* got dtype int32"),
+    "no such dtype": (lambda x: fd.dropout(x, dtype="nothing"), "data type 'nothing'"),
+    "size": (lambda x: fd.dropout(x, dtype="V5"), "x cannot be read as"),
+    "read-only out": (lambda x: fd.dropout(x, out=b"1" * 96, dtype="f4"), "out must be writable"),
+    "out of another kind": (lambda x: fd.dropout(x, out=[], dtype="f4"), "out must be an array or a writable buffer"),
+    "out's dtype": (lambda x: fd.dropout(x, out=np.zeros(N), dtype="f4"), "out must have shape .*24.*48"),
+    "out's size": (lambda x: fd.dropout(x, out=bytearray(44), dtype="f4"), "out must have shape .*24.*11"),
+    "as out, shape": (lambda x: fd.dropout(X[1:], out=x, dtype="f4"), "out must have shape .*23.*24"),
+    "as out, dtype": (lambda x: fd.dropout(X, out=x), "out must have dtype float32"),
+    "as out, rng": (lambda x: fd.dropout(X, rng=-1, out=x, dtype="f4"), "rng must be an integer"),
+    "as out, p": (lambda x: fd.dropout(X, 2.0, out=x, dtype="f4"), "p is a probability"),
+    "apply": (lambda x: THREE.apply(x, dtype="f4"), "x of shape .* does not broadcast"),
+    "x * mask": (lambda x: x * MASK, "x must be float16"),
+    "mask * x": (lambda x: MASK * x, "x must be float16"),
+    "multiply": (lambda x: np.multiply(x, MASK), "x must be float16"),
+    "multiply out": (lambda x: np.multiply(X, MASK, out=x), "out must have dtype float32"),
+    "backward": (lambda x: fd.dropout_backward(x, THREE, dtype="f4"), "dy of shape .* does not broadcast"),
+    "backward's mask": (lambda x: fd.dropout_backward(x, None, dtype="f4"), "mask must be a fastdrop"),
+    "x_shape": (lambda x: THREE.backward(x, x_shape=(8,), dtype="f4"), "dy must have the shape of apply"),
+    "x_shape that does not fit": (
+        lambda x: THREE.backward(x, x_shape=(7,), dtype="f4"),
+        "x_shape .* does not broadcast",
+    ),
+    "x_shape type": (lambda x: THREE.backward(x, x_shape="a", dtype="f4"), "x_shape must be an integer or a tuple"),
+    "sum's out": (
+        lambda x: THREE.backward(np.ones((3, 8), np.float32), x_shape=(8,), out=x, dtype="f4"),
+        "out must have shape .*8.*24",
+    ),
+    "memory": (lambda x: fd.dropout(x, mask_shape=(2**50, 1), dtype="f4"), "allocate"),
+    "more memory": (lambda x: fd.mask((2**62, 1), 0.5).apply(x, dtype="f4"), "allocate"),
+    "from_keep": (lambda x: fd.Mask.from_keep(x, 0.5), "keep must hold bools"),
 }
 
 
@@ -492,11 +501,11 @@ def test_given_back(no_gc, call):
     assert kept is not None
 
 
-@pytest.mark.parametrize("call", BAD.values(), ids=BAD)
-def test_given_back_after_an_error(no_gc, call):
+@pytest.mark.parametrize(("call", "words"), BAD.values(), ids=BAD)
+def test_given_back_after_an_error(no_gc, call, words):
     """Also while the exception is held, and with it whatever its traceback and the errors before it hold."""
     x = bytearray(X)
-    with pytest.raises((TypeError, ValueError, MemoryError)) as held:
+    with pytest.raises((TypeError, ValueError, MemoryError), match=words) as held:
         call(x)
     assert x == X.tobytes()
     x.append(0)

@@ -509,20 +509,20 @@ def test_bad_out_is_named_and_untouched(out, error, message):
 
 
 BAD_CALLS = {
-    "p": {"p": 2.0},
-    "p shape": {"p": [0.1, 0.2, 0.3]},
-    "mask_shape": {"mask_shape": (3, 3)},
-    "mask_shape type": {"mask_shape": "ab"},
-    "mask": {"mask": np.ones((2, 3))},
-    "mask's shape": {"mask": fd.mask((5, 3), 0.5, rng=0)},
-    "dtype": {"dtype": "int32"},
+    "p": ({"p": 2.0}, "p is a probability"),
+    "p shape": ({"p": [0.1, 0.2, 0.3]}, "p must have the leading axes"),
+    "mask_shape": ({"mask_shape": (3, 3)}, "mask_shape .* does not broadcast"),
+    "mask_shape type": ({"mask_shape": "ab"}, "mask_shape must be"),
+    "mask": ({"mask": np.ones((2, 3))}, "mask must be a fastdrop"),
+    "mask's shape": ({"mask": fd.mask((5, 3), 0.5, rng=0)}, "does not broadcast with the mask's shape"),
+    "dtype": ({"dtype": "int32"}, "x must be float16"),
 }
 
 
-@pytest.mark.parametrize("bad", BAD_CALLS.values(), ids=BAD_CALLS)
-def test_a_call_that_fails_changes_nothing(bad):
+@pytest.mark.parametrize(("bad", "words"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_a_call_that_fails_changes_nothing(bad, words):
     rng, out = fd.Rng(0), np.full((2, 3), 7.0)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError), match=words):
         fd.dropout(np.ones((2, 3)), **{"rng": rng, "out": out, **bad})
     assert rng.stream == 0
     assert np.all(out == 7)

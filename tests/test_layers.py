@@ -101,7 +101,7 @@ def test_a_call_that_fails_is_not_one():
     layer = Dropout(0.5, rng=7)
     with pytest.raises(TypeError, match="int"):
         layer(np.arange(4))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="no call"):
         layer.backward(X)
 
 
@@ -112,7 +112,7 @@ def test_memory_is_bounded_and_the_forgotten_is_never_replaced(monkeypatch):
         layer(X)
     for stream in (4, 3, 2):
         assert np.array_equal(layer.backward(X), X * multipliers(stream))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="no call"):
         layer.backward(X)
 
 

@@ -217,12 +217,13 @@ def test_nobody_elses_generator_moves():
 
 @pytest.mark.parametrize("bad", [{"p": 2}, {"p": "a"}, {"shape": -1}, {"p": [0.1, 0.2]}])
 def test_a_call_that_fails_takes_nothing(bad):
+    (name,) = bad
     rng, generator = fd.Rng(0), np.random.default_rng(0)
     state = generator.bit_generator.state
     for source in (rng, generator):
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises((TypeError, ValueError), match=rf"{name} .*must"):
             fd.mask(**{"shape": 3, "p": 0.5, **bad}, rng=source)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError), match=rf"{name} .*must"):
         rng.mask(**{"shape": 3, "p": 0.5, **bad})
     assert rng.stream == 0
     assert generator.bit_generator.state == state
