@@ -329,3 +329,8 @@ def test_examples_of_the_rule_for_users_run():
     failed, tried = doctest.testmod(rule)
     assert tried >= 8
     assert failed == 0
+
+
+def test_kernels_divide_by_zero_as_ieee_arithmetic_does():
+    """Python's ZeroDivisionError would stop at the first row without a class."""
+    assert numba_cpu.jit(lambda x: 1 / x)(0.0) == float("inf")

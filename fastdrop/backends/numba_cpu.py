@@ -34,7 +34,7 @@ _philox, _LOW = rule.philox, rule.LOW
 
 def jit(function):
     """A kernel: compiled at first use, kept on disk, and run without Python's lock."""
-    return njit(nogil=True, cache=True)(rule.named(function))
+    return njit(nogil=True, cache=True, error_model="numpy")(rule.named(function))
 
 
 # -- making decisions: one byte an element, 1 = kept -------------------------------------------------------------------
