@@ -52,7 +52,7 @@ extension = Extension(
     ["fastdrop/_core.pyx", *sorted(map(str, Path("src").glob("**/*.c")))],
     include_dirs=["src", np.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    depends=[str(path) for path in Path("src").glob("**/*") if path.suffix in (".h", ".inc")],
+    depends=[str(path) for path in Path("src").glob("**/*") if path.suffix in (".h", ".inc", ".def")],
     optional=not STRICT,
 )
 extension.cython_c_in_temp = True  # asked for here: an editable install forgets the command's option

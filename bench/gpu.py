@@ -164,7 +164,7 @@ def prove(device, got, x, mask, more=()):
             residual, bias = more
             wide = device.host(bias, slice(None)).view(dtype)
             wide = wide[np.arange(at.start, at.stop) % wide.size]
-            reference.dropout_add(want, here, device.host(residual, at).view(dtype), wide, flat[at])
+            reference.elementwise("bias_add", want, (here, device.host(residual, at).view(dtype), wide), flat[at])
         else:
             reference.apply(want, here, flat[at])
         assert np.array_equal(device.host(got, at), want.view(np.uint8)), f"bits differ from the CPU's in {at} of {n}"

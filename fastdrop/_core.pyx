@@ -24,7 +24,7 @@ cdef extern from "fastdrop.h" nogil:
     cdef enum fd_dtype:
         FD_F32, FD_F64, FD_F16, FD_BF16
     cdef enum fd_op:
-        FD_APPLY, FD_ADD, FD_BIAS_ADD, FD_RELU, FD_RELU_BACKWARD, FD_GELU, FD_GELU_BACKWARD, FD_KEEP
+        FD_APPLY, FD_OPS, FD_KEEP
     ctypedef struct fd_source:
         uint64_t seed, stream, offset
         const uint8_t *stored
@@ -43,6 +43,8 @@ cdef extern from "fastdrop.h" nogil:
         int64_t *p_step
         int64_t units, columns, run
         int crossed, joined, bypass
+    const char *fd_op_name(fd_op op)
+    int fd_op_inputs(fd_op op)
     void fd_plan(fd_walk *walk)
     void fd_run(const fd_walk *walk, int64_t first_unit, int64_t last_unit)
     void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
@@ -69,6 +71,7 @@ cdef extern from "numpy/arrayobject.h":
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, cnp.PyArray_Descr *dtype, int subok)
 
 MAX_NDIM = FD_MAX_NDIM
+OPERATIONS = {fd_op_name(<fd_op>op).decode(): op for op in range(<int>FD_OPS)}
 
 cdef enum:
     SERIAL = 1 << 18  # elements under which waking threads costs more than it gains
@@ -350,27 +353,12 @@ def keep(cnp.ndarray out, Fields mask):
     sweep(FD_KEEP, FD_F32, out, (), mask)
 
 
-def dropout_add(cnp.ndarray y, cnp.ndarray x, cnp.ndarray residual, bias, Fields mask):
-    if bias is None:
-        sweep(FD_ADD, dtype_of(y), y, (x, residual), mask)
-    else:
-        sweep(FD_BIAS_ADD, dtype_of(y), y, (x, residual, bias), mask)
-
-
-def relu_dropout(cnp.ndarray y, cnp.ndarray x, Fields mask):
-    sweep(FD_RELU, dtype_of(y), y, (x,), mask)
-
-
-def relu_dropout_backward(cnp.ndarray dx, cnp.ndarray dy, cnp.ndarray x, Fields mask):
-    sweep(FD_RELU_BACKWARD, dtype_of(dx), dx, (dy, x), mask)
-
-
-def gelu_dropout(cnp.ndarray y, cnp.ndarray x, Fields mask):
-    sweep(FD_GELU, dtype_of(y), y, (x,), mask)
-
-
-def gelu_dropout_backward(cnp.ndarray dx, cnp.ndarray dy, cnp.ndarray x, Fields mask):
-    sweep(FD_GELU_BACKWARD, dtype_of(dx), dx, (dy, x), mask)
+def elementwise(str op, cnp.ndarray y, tuple inputs, Fields mask):
+    """y = the operation of ops.def with that name; y may be one of the inputs."""
+    cdef fd_op number = <fd_op><int>OPERATIONS[op]
+    if len(inputs) != fd_op_inputs(number):
+        raise TypeError(f"{op} has {fd_op_inputs(number)} inputs, got {len(inputs)}")
+    sweep(number, dtype_of(y), y, inputs, mask)
 
 
 def keep_bits(cnp.ndarray out, Fields mask, int64_t n):

@@ -58,8 +58,8 @@ def dropout_add(
     array([[10., 10., 16., 18.],
            [10., 10., 10., 10.]])
     """
-    inputs = {"x": x, "residual": residual, "bias": bias}
-    return _forward("dropout_add", inputs, p, rng, mask, training, mask_shape, out)
+    inputs = {"x": x, "residual": residual} if bias is None else {"x": x, "residual": residual, "bias": bias}
+    return _forward("add" if bias is None else "bias_add", inputs, p, rng, mask, training, mask_shape, out)
 
 
 @operation("dy", out=("dy",))
@@ -151,7 +151,7 @@ def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     >>> fd.relu_dropout_backward(np.ones((1, 4)), y, mask)
     array([[0., 0., 2., 0.]])
     """
-    return _forward("relu_dropout", {"x": x}, p, rng, mask, training, mask_shape, out)
+    return _forward("relu", {"x": x}, p, rng, mask, training, mask_shape, out)
 
 
 @operation("dy", "x", out=("dy", "x"))
@@ -181,7 +181,7 @@ def relu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     TypeError, ValueError
         As `dropout`.
     """
-    return _backward("relu_dropout_backward", dy, x, mask, out)
+    return _backward("relu_backward", dy, x, mask, out)
 
 
 @operation("x", out=("x",))
@@ -223,7 +223,7 @@ def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     >>> y.round(4)
     array([[ 0.   ,  0.   ,  3.909, -0.091]])
     """
-    return _forward("gelu_dropout", {"x": x}, p, rng, mask, training, mask_shape, out)
+    return _forward("gelu", {"x": x}, p, rng, mask, training, mask_shape, out)
 
 
 @operation("dy", "x", out=("dy", "x"))
@@ -252,18 +252,16 @@ def gelu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     TypeError, ValueError
         As `dropout`.
     """
-    return _backward("gelu_dropout_backward", dy, x, mask, out)
+    return _backward("gelu_backward", dy, x, mask, out)
 
 
 # -- what they share: inputs checked, a mask taken last, one call of the backend -------------------------------------
 
 
-def _forward(kernel, inputs, p, rng, mask, training, mask_shape, out):
+def _forward(op, inputs, p, rng, mask, training, mask_shape, out):
     (name, x), *others = inputs.items()
     as_array(x, name)
     for other, a in others:
-        if a is None:
-            continue
         if a.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
             raise TypeError(f"{other} must have {name}'s dtype {x.dtype}, got {a.dtype}")
         _fits(other, a.shape, name, x.shape)
@@ -273,16 +271,16 @@ def _forward(kernel, inputs, p, rng, mask, training, mask_shape, out):
     mask = take()
     if y.size:
         whole = y if y.flags.aligned and y.dtype.isnative else new_array(y.shape, y.dtype.newbyteorder("="))
-        arrays = (a if a is None or a.shape == x.shape else np.broadcast_to(a, x.shape) for a in inputs.values())
-        getattr(backends.current(), kernel)(whole, *(a if a is None else plain(a) for a in arrays), mask)
+        arrays = (a if a.shape == x.shape else np.broadcast_to(a, x.shape) for a in inputs.values())
+        backends.current().elementwise(op, whole, tuple(plain(a) for a in arrays), mask)
         if whole is not y:
             y[...] = whole
     return y, mask
 
 
-def _backward(kernel, dy, x, mask, out):
+def _backward(op, dy, x, mask, out):
     check_mask(mask)
-    return _forward(kernel, {"dy": dy, "x": x}, 0.5, None, mask, True, None, out)[0]
+    return _forward(op, {"dy": dy, "x": x}, 0.5, None, mask, True, None, out)[0]
 
 
 def _fits(name, shape, whole_name, whole):

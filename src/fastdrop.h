@@ -17,18 +17,16 @@ extern "C" {
 enum fd_dtype { FD_F32, FD_F64, FD_F16, FD_BF16, FD_DTYPES };
 enum { FD_MAX_NDIM = 64, FD_INPUTS = 3 };
 
-/* What is done to each element: drop(a) is a * scale where the mask keeps and +0.0 where not. */
+/* What is done to each element: FD_APPLY and the others of ops.def. */
 enum fd_op {
-    FD_APPLY,          /* y = drop(x); its own backward, on dy                     in = x */
-    FD_ADD,            /* y = drop(x) + residual                                   in = x, residual */
-    FD_BIAS_ADD,       /* y = drop(x + bias) + residual                            in = x, residual, bias */
-    FD_RELU,           /* y = drop(max(x, 0))                                      in = x */
-    FD_RELU_BACKWARD,  /* dx = drop(x > 0 ? dy : 0), also from y instead of x      in = dy, x */
-    FD_GELU,           /* y = drop(gelu(x)), gelu(x) = x * (1 + erf(x / sqrt 2)) / 2  in = x */
-    FD_GELU_BACKWARD,  /* dx = drop(dy * gelu'(x))                                 in = dy, x */
+#define FD_OPERATION(NAME, name, inputs, residual, value, size) FD_##NAME,
+#include "ops.def"
     FD_OPS,
-    FD_KEEP = FD_OPS   /* the decisions themselves, as bytes 0 and 1, whatever the dtype; no input */
+    FD_KEEP = FD_OPS  /* the decisions themselves, as bytes 0 and 1, whatever the dtype; no input */
 };
+
+const char *fd_op_name(enum fd_op op);  /* "apply" and so on */
+int fd_op_inputs(enum fd_op op);
 
 /* What decides: a stream of the generator, or bits that a user packed himself (`stored`, little bit order). */
 typedef struct {

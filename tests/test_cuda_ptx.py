@@ -10,23 +10,24 @@ import sys
 
 import pytest
 
+from fastdrop.operations import OPERATIONS
+
 CAPABILITY = (9, 0)
 MISSING = "the compiler of CUDA kernels is not installed: pip install numba-cuda[cu13]"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-OPS = "drop", "relu_drop", "gelu_drop", "relu_drop_backward", "gelu_drop_backward", "drop_add", "drop_add_bias"
+LANES = [f"lanes {op.name}" for op in OPERATIONS.values() if not op.residual]
+ANYWHERE = [f"anywhere {op}" for op in OPERATIONS]
 KERNELS = (
-    *(f"lanes {op}" for op in OPS[:6]), *(f"anywhere {op}" for op in OPS), "sum_anywhere", "sample_mean",
+    *LANES, "lanes add", *ANYWHERE, "sum_anywhere", "sample_mean",
     "softmax_dropout", "softmax_dropout_backward", "pair_loss", "bias_parts", "sum_parts", "count_rows", "sum_rows",
 )  # fmt: skip
-WIDE = {  # 16-byte accesses of the path that all whole threads take, at least
-    "lanes drop": 8, "lanes relu_drop": 8, "lanes gelu_drop": 8,
-    "lanes relu_drop_backward": 12, "lanes gelu_drop_backward": 12, "lanes drop_add": 16,
-}  # fmt: skip
+# 16-byte accesses of the path that all whole threads take, at least
+WIDE = {f"lanes {op.name}": 4 * len(op.inputs) + 4 for op in OPERATIONS.values() if not op.residual} | {"lanes add": 16}
 
 # Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 80 for 768. It
-# takes some 40 kB in flight a multiprocessor to hide the delay of memory, and 640 threads of `lanes drop` have that.
+# takes some 40 kB in flight a multiprocessor to hide the delay of memory, and 640 threads of `lanes apply` have that.
 REGISTERS = {
-    "lanes drop": 48, "anywhere": 88, "sum_anywhere": 80, "softmax_dropout": 80, "softmax_dropout_backward": 80,
+    "lanes apply": 48, "anywhere": 88, "sum_anywhere": 80, "softmax_dropout": 80, "softmax_dropout_backward": 80,
     "float64": 128, "otherwise": 64,
 }  # fmt: skip
 
@@ -52,9 +53,9 @@ def signatures(store, compute):
     marks = array(int64), array(uint8)
     attention = array(uint8), int64, axes, places(AXES + 1), axes
     return {
-        **dict.fromkeys((f"lanes {op}" for op in OPS[:5]), (x, x, x, *lanes)),
-        "lanes drop_add": (x, x, x, x, int64, *lanes),
-        **dict.fromkeys((f"anywhere {op}" for op in OPS), (x, x, x, x, places(4), int64, *(axes,) * 7, *mask)),
+        **dict.fromkeys(LANES, (x, x, x, *lanes)),
+        "lanes add": (x, x, x, x, int64, *lanes),
+        **dict.fromkeys(ANYWHERE, (x, x, x, x, places(4), int64, *(axes,) * 7, *mask)),
         "sum_anywhere": (x, x, places(2), int64, *(axes,) * 5, int64, *(axes,) * 4, *mask),
         "sample_mean": (x, x, int64, int64, uint64, *chance, array(int64), real, *stored),
         "softmax_dropout": (x, real, x, int64, int64, *attention, *mask),
@@ -104,8 +105,9 @@ def launched(dtype):
     real, mask = x.computed_in, fd.mask((4, 6), 0.1, rng=0)
     rows, one, labels, ignored = (Nowhere(name, *s) for name, *s in ((real, 4), (real,), ("int64", 4), ("bool", 4)))
     for each in (mask, mask.stored(), fd.mask((4, 6), [0.1, 0.2, 0.3, 0.4], rng=0)):
-        for op in OPS[:5]:
-            numba_cuda.elementwise(op, x, (x, x)[: 2 if "backward" in op else 1], each, 0)
+        for op in OPERATIONS.values():
+            if not op.residual:
+                numba_cuda.elementwise(op.name, x, (x,) * len(op.inputs), each, 0)
         numba_cuda.dropout_add(x, x, x, None, each, 0)
         numba_cuda.dropout_add(x, x, x, x, each, 0)
         numba_cuda.apply_sum(Nowhere(dtype, 6), x, each, 0)
@@ -253,8 +255,8 @@ def test_accesses_are_of_16_bytes(compiled, dtype, name):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_y_takes_a_multiply_of_its_own(compiled, dtype):
     """Fused with the addition it would be rounded once less than on the CPU."""
-    for name in KERNELS[:13]:
-        if "gelu" in name:  # which no two backends share to the bit
+    for name in (*LANES, "lanes add", *ANYWHERE):
+        if OPERATIONS[name.split()[1]].tolerance:
             continue
         assert instructions(compiled[dtype][name], r"mul\.rn\.f")
         assert not instructions(compiled[dtype][name], r"fma")
@@ -262,7 +264,7 @@ def test_y_takes_a_multiply_of_its_own(compiled, dtype):
 
 def test_philox_is_one_multiply_a_product(compiled):
     """Twenty products a call, each one instruction for both halves."""
-    code = compiled["float32"]["lanes drop"]
+    code = compiled["float32"]["lanes apply"]
     assert len(instructions(code, r"mul\.wide\.u32")) == 20
     assert len(instructions(code, r"mul\.(lo|hi)\.")) <= 4
 

@@ -46,10 +46,10 @@ def test_equals_the_reference_bit_for_bit(isa, shape, dtype, p, fortran):
     x, residual, bias, dy = arrays(shape, dtype, len(shape), fortran)
     for mask in (fd.mask(shape, p, rng=3), fd.mask((*(1,) * (len(shape) - 1), shape[-1]), p, rng=4)):
         expected = [np.empty_like(x) for _ in range(4)]
-        reference.dropout_add(expected[0], x, residual, None, mask)
-        reference.dropout_add(expected[1], x, residual, np.broadcast_to(bias, shape), mask)
-        reference.relu_dropout(expected[2], x, mask)
-        reference.relu_dropout_backward(expected[3], dy, x, mask)
+        reference.elementwise("add", expected[0], (x, residual), mask)
+        reference.elementwise("bias_add", expected[1], (x, residual, np.broadcast_to(bias, shape)), mask)
+        reference.elementwise("relu", expected[2], (x,), mask)
+        reference.elementwise("relu_backward", expected[3], (dy, x), mask)
         for threads in (1, 3):
             with fd.threads(threads):
                 assert same_bits(fd.dropout_add(x, residual, mask=mask)[0], expected[0])
@@ -202,8 +202,8 @@ def test_gelu_is_as_exact_as_it_says(isa, dtype):
     dy = np.linspace(-1, 1, x.size).astype(dtype)
     mask = fd.mask(x.shape, 0.1, rng=1)
     exact, exact_dx = np.empty(x.shape), np.empty(x.shape)
-    reference.gelu_dropout(exact, x.astype(np.float64), mask)
-    reference.gelu_dropout_backward(exact_dx, dy.astype(np.float64), x.astype(np.float64), mask)
+    reference.elementwise("gelu", exact, (x.astype(np.float64),), mask)
+    reference.elementwise("gelu_backward", exact_dx, (dy.astype(np.float64), x.astype(np.float64)), mask)
     rounding = {"float64": 2e-15, "float32": 4e-7, "float16": 2.0**-10, "bfloat16": 2.0**-7}[np.dtype(dtype).name]
     for result, right in (
         (fd.gelu_dropout(x, mask=mask)[0], exact),
@@ -224,8 +224,8 @@ def test_gelu_is_the_same_on_every_instruction_set():
         for name in core.isa_found():
             core.use_isa(name)
             y, dx = np.empty_like(x), np.empty_like(x)
-            core.gelu_dropout(y, x, mask)
-            core.gelu_dropout_backward(dx, x, x, mask)
+            core.elementwise("gelu", y, (x,), mask)
+            core.elementwise("gelu_backward", dx, (x, x), mask)
             results.append((y, dx))
     finally:
         core.use_isa(before)

@@ -18,13 +18,9 @@ pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
 from fastdrop.backends import numba_cpu, numba_rows
 from fastdrop.backends import numba_rule as rule
+from fastdrop.operations import OPERATIONS
 
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
-OPS = (
-    rule.drop, rule.drop_add, rule.drop_add_bias, rule.relu_drop, rule.relu_drop_backward, rule.gelu_drop,
-    rule.gelu_drop_backward,
-)  # fmt: skip
-
 CALLS = """
     import sys
     import ml_dtypes
@@ -92,7 +88,7 @@ def closures(function, found):
 def test_no_two_kernels_or_parts_of_them_share_a_name():
     kernels = [numba_cpu._keep_bytes, numba_cpu._keep_bits]
     for dtype in DTYPES:
-        kernels += [numba_cpu._kernel(dtype, op) for op in OPS]
+        kernels += [numba_cpu._kernel(dtype, op) for op in OPERATIONS]
         kernels += [numba_cpu._samples(dtype, mean) for mean in (True, False)]
         kernels += [numba_rows._losses(dtype), numba_rows._attention(dtype)]
     found = {}
@@ -151,4 +147,4 @@ def test_one_kernel_serves_every_kind_of_array(name):
         numba_cpu.apply(np.empty_like(source), source, own)
         numba_cpu.apply(np.empty_like(source), source, own.stored())
     numba_cpu.apply(x, x, mask)
-    assert len(numba_cpu._kernel(name, rule.drop).signatures) == 1
+    assert len(numba_cpu._kernel(name, "apply").signatures) == 1

@@ -9,12 +9,8 @@ NAME = "native"
 
 short_way = _core.dropout
 apply = _core.apply
+elementwise = _core.elementwise
 keep = _core.keep
-dropout_add = _core.dropout_add
-relu_dropout = _core.relu_dropout
-relu_dropout_backward = _core.relu_dropout_backward
-gelu_dropout = _core.gelu_dropout
-gelu_dropout_backward = _core.gelu_dropout_backward
 
 
 def keep_bits(out, mask):

@@ -19,6 +19,7 @@ from numba import njit
 
 from .. import config
 from ..locks import after_fork, new_lock
+from ..operations import OPERATIONS
 from ..rule import scale_of
 from . import numba_rule as rule
 from . import reference
@@ -330,28 +331,12 @@ _DTYPES = {
 
 @cache
 def _kernel(dtype, op):
-    return _float_kernel(*_DTYPES[dtype][2:], op)
+    return _float_kernel(*_DTYPES[dtype][2:], rule.element(OPERATIONS[op], in_double=True))
 
 
 @cache
 def _samples(dtype, mean):
     return _sample_kernel(*_DTYPES[dtype][2:], mean)
-
-
-def _elementwise(op, y, inputs, mask):
-    """y = op(inputs) under ``mask``; ``y`` may be one of them."""
-    seen_as, computed_in, _, _ = _DTYPES[y.dtype.name]
-    arrays = [y, *inputs]
-    memory, starts = zip(_flat(y, seen_as, True), *(_flat(one, seen_as) for one in inputs), strict=True)
-    memory += memory[1:2] * (4 - len(memory))
-    shape, steps = _walk(y.shape, *map(_steps, arrays))
-    in_order = np.array([one.flags.c_contiguous for one in arrays])
-    in_place = any(np.may_share_memory(y, one) for one in inputs)
-    with np.errstate(over="ignore"):
-        scales = np.atleast_1d(scale_of(mask.p)).astype(computed_in).ravel()
-    layout = len(inputs), np.array(starts), shape, np.array(steps), in_order, in_place
-    arguments = *memory, *layout, _source(mask, y.shape), _chances(mask, y.shape), scales
-    _run(_kernel(y.dtype.name, op), y.size, arguments)
 
 
 # -- the functions of the backend --------------------------------------------------------------------------------------
@@ -371,35 +356,23 @@ def keep_bits(out, mask):
 
 def apply(y, x, mask):
     """y = drop(x): the forward pass, and on dy the backward pass. ``y`` may be ``x``."""
-    _elementwise(rule.drop, y, (x,), mask)
+    elementwise("apply", y, (x,), mask)
 
 
-def dropout_add(y, x, residual, bias, mask):
-    """y = drop(x + bias) + residual; ``bias`` may be None."""
-    if bias is None:
-        _elementwise(rule.drop_add, y, (x, residual), mask)
-    else:
-        _elementwise(rule.drop_add_bias, y, (x, residual, bias), mask)
-
-
-def relu_dropout(y, x, mask):
-    """y = drop(max(x, 0))."""
-    _elementwise(rule.relu_drop, y, (x,), mask)
-
-
-def relu_dropout_backward(dx, dy, x, mask):
-    """dx = drop(x > 0 ? dy : 0)."""
-    _elementwise(rule.relu_drop_backward, dx, (dy, x), mask)
-
-
-def gelu_dropout(y, x, mask):
-    """y = drop(x * Phi(x))."""
-    _elementwise(rule.gelu_drop, y, (x,), mask)
-
-
-def gelu_dropout_backward(dx, dy, x, mask):
-    """dx = drop(dy * (Phi(x) + x * Phi'(x)))."""
-    _elementwise(rule.gelu_drop_backward, dx, (dy, x), mask)
+def elementwise(op, y, inputs, mask):
+    """y = the operation of that name; ``y`` may be one of the inputs."""
+    seen_as, computed_in, _, _ = _DTYPES[y.dtype.name]
+    arrays = [y, *inputs]
+    memory, starts = zip(_flat(y, seen_as, True), *(_flat(one, seen_as) for one in inputs), strict=True)
+    memory += memory[1:2] * (4 - len(memory))
+    shape, steps = _walk(y.shape, *map(_steps, arrays))
+    in_order = np.array([one.flags.c_contiguous for one in arrays])
+    in_place = any(np.may_share_memory(y, one) for one in inputs)
+    with np.errstate(over="ignore"):
+        scales = np.atleast_1d(scale_of(mask.p)).astype(computed_in).ravel()
+    layout = len(inputs), np.array(starts), shape, np.array(steps), in_order, in_place
+    arguments = *memory, *layout, _source(mask, y.shape), _chances(mask, y.shape), scales
+    _run(_kernel(y.dtype.name, op), y.size, arguments)
 
 
 def apply_sum(total, dy, mask, dx=None):

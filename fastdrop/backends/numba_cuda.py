@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
+from ..operations import OPERATIONS
 from ..rule import scale_of
 from . import numba_rule as rule
 from .numba_cuda_parts import (
@@ -83,28 +84,6 @@ def bits_anywhere(out, n, shape, steps, each, offset, seed, stream, threshold, t
                 byte = np.uint32(byte | np.uint32(1 << bit))
     if 8 * thread < n:
         out[thread] = np.uint8(byte)
-
-
-def _gelu(computed):
-    """GELU and its gradient in the type that is computed in: `numba_rule` works in double, of which GPUs are slow."""
-    half, root, far = computed(0.5), computed(0.7071067811865476), computed(1e18)
-    peak = computed(0.3989422804014327)
-    erfc, exp = math.erfc, math.exp
-
-    @rule.inline
-    def phi(x):
-        return half * computed(erfc(-x * root))
-
-    @rule.inline
-    def gelu_drop(kept, x, _, __, scale):
-        return rule.select(kept, (-far if x < -far else x) * phi(x), scale)
-
-    @rule.inline
-    def gelu_drop_backward(kept, dy, x, _, scale):
-        near = -far if x < -far else far if x > far else x
-        return rule.select(kept, dy * (phi(x) + near * (computed(exp(-half * x * x)) * peak)), scale)
-
-    return gelu_drop, gelu_drop_backward
 
 
 def _build_for(widen, narrow, computed, lanes):
@@ -379,15 +358,12 @@ def _build_for(widen, narrow, computed, lanes):
                 whole += parts[part * columns + c]
             db[c] = narrow(whole)
 
-    gelu_drop, gelu_drop_backward = _gelu(computed)
-    kernels = {"lanes drop_add": dropout_add}
-    for op, count in (
-        (rule.drop, 1), (rule.relu_drop, 1), (gelu_drop, 1), (rule.relu_drop_backward, 2), (gelu_drop_backward, 2),
-        (rule.drop_add, 2), (rule.drop_add_bias, 3),
-    ):  # fmt: skip
-        kernels[f"anywhere {op.__name__}"] = anywhere(op, count)
-        if op not in (rule.drop_add, rule.drop_add_bias):
-            kernels[f"lanes {op.__name__}"] = lane_kernel(op, count)
+    kernels = {"lanes add": dropout_add}
+    for name, operation in OPERATIONS.items():
+        op, count = rule.element(operation, in_double=False), len(operation.inputs)
+        kernels[f"anywhere {name}"] = anywhere(op, count)
+        if not operation.residual:
+            kernels[f"lanes {name}"] = lane_kernel(op, count)
     more = sum_anywhere, sample_mean, bias_parts, sum_parts
     return kernels | {kernel.py_func.__name__: kernel for kernel in more}
 
@@ -465,7 +441,7 @@ def dropout_add(y, x, residual, bias, mask, stream):
     in_order = all(one.contiguous for one in (y, x, residual))
     rows = bias is None or (bias.steps[-1:] == (1,) and not any(bias.steps[:-1]))
     if not (in_order and rows and _plain(mask) and mask.size == y.size):
-        op, inputs = ("drop_add", (x, residual)) if bias is None else ("drop_add_bias", (x, residual, bias))
+        op, inputs = ("add", (x, residual)) if bias is None else ("bias_add", (x, residual, bias))
         return elementwise(op, y, inputs, mask, stream)
     lanes = DTYPES[y.dtype][3]
     columns = 0 if bias is None else y.shape[-1]
@@ -475,7 +451,7 @@ def dropout_add(y, x, residual, bias, mask, stream):
     threads = -(-(head + x.size) // 256) * (16 // lanes)
     memory = [one.kernel_argument() for one in (y, x, residual, bias or residual)]
     chance = one_chance(mask.p, x.dtype)
-    launch(kernels_of(x.dtype)["lanes drop_add"], threads, stream, *memory, columns, x.size, head, *rest, *chance)
+    launch(kernels_of(x.dtype)["lanes add"], threads, stream, *memory, columns, x.size, head, *rest, *chance)
 
 
 def bias_gradient(db, dy, mask, parts, stream):

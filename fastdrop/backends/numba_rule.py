@@ -19,13 +19,16 @@ from numba import types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic, overload, register_jitable
 
+from .. import operations
+
 # -- names of compiled code ------------------------------------------------------------------------------------------
 # Numba calls machine code by module, __qualname__, argument types and a count of what the process has compiled so far.
 # Two closures of one function, compiled by two processes that share a disk cache, can get one name, and in a third
 # process, which loads both, the first runs in the place of the second. And that cache looks at the time of one source
 # file only. So every kernel and every closure is compiled under a name that no other code has, of any version.
 
-_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+_FILES = Path(operations.__file__), *sorted(Path(__file__).parent.glob("*.py"))
+_SOURCES = sha256(b"".join(file.read_bytes() for file in _FILES)).hexdigest()
 _NAMES = set()  # given so far
 
 
@@ -385,55 +388,48 @@ def weigh(value, total, factor):
     return select(total > type(total)(0), value, multiply(total, factor))
 
 
-# Ops as the CPU backend's kernels call them: up to three inputs, those that an op has not are `_`.
+# -- the elementwise operations, from their formulas -------------------------------------------------------------------
 
 
-@inline
-def drop(kept, x, _, __, scale):
-    """drop(x)"""
-    return select(kept, x, scale)
+@overload(operations.like, jit_options={"forceinline": True})
+def _(x, number):
+    return named(lambda x, number: type(x)(number))
 
 
-@inline
-def drop_add(kept, x, residual, _, scale):
-    """drop(x) + residual"""
-    return select(kept, x, scale) + residual
+@overload(operations.where, jit_options={"forceinline": True})
+def _(condition, a, b):
+    return named(lambda condition, a, b: a if condition else b)
 
 
-@inline
-def drop_add_bias(kept, x, residual, bias, scale):
-    """drop(x + bias) + residual"""
-    return select_add(kept, x, bias, residual, scale)
+@overload(operations.exp, jit_options={"forceinline": True})
+def _(x):
+    return named(lambda x: type(x)(math.exp(x)))
 
 
-@inline
-def relu_drop(kept, x, _, __, scale):
-    """drop(max(x, 0)), where max(-0.0, 0) is +0.0 and a NaN stays one."""
-    return select(kept, type(x)(0) if x <= type(x)(0) else x, scale)
+@overload(operations.erfc, jit_options={"forceinline": True})
+def _(x):
+    return named(lambda x: type(x)(math.erfc(x)))
 
 
-@inline
-def gelu_drop(kept, x, _, __, scale):
-    """drop(x * Phi(x)), worked on in double."""
-    wide = np.float64(x)
-    return select(kept, type(x)((wide if not wide < -1e18 else -1e18) * _phi(wide)), scale)
+for _formula in operations.FORMULAS:
+    inline(_formula)
 
 
-@inline
-def gelu_drop_backward(kept, dy, x, _, scale):
-    """drop(dy * (Phi(x) + x * Phi'(x)))"""
-    wide = np.float64(x)
-    near = -1e18 if wide < -1e18 else 1e18 if wide > 1e18 else wide
-    density = math.exp(-0.5 * wide * wide) * 0.3989422804014327
-    return select(kept, type(dy)(np.float64(dy) * (_phi(wide) + near * density)), scale)
+def element(operation, in_double):
+    """An operation as kernels call it: op(kept, a, b, c, scale); what it has no use for may be anything.
 
-
-@inline
-def _phi(x):
-    return np.float64(0.5) * math.erfc(-x * np.float64(0.7071067811865476))
-
-
-@inline
-def relu_drop_backward(kept, dy, x, _, scale):
-    """drop(x > 0 ? dy : 0); a NaN in x lets dy through."""
-    return select(kept, type(x)(0) if x <= type(x)(0) else dy, scale)
+    ``in_double``: what is not right to the bit is worked on in double, of which GPUs are slow.
+    """
+    value, count = operation.value, len(operation.inputs)
+    if count == 1:
+        of = inline(lambda a, b, c: value(a))
+    elif count == 2:
+        of = inline(lambda a, b, c: value(a, b))
+    else:
+        of = inline(lambda a, b, c: value(a, b, c))
+    if in_double and operation.tolerance:
+        of_inputs = of
+        of = inline(lambda a, b, c: type(a)(of_inputs(np.float64(a), np.float64(b), np.float64(c))))
+    if operation.residual:
+        return inline(lambda kept, a, b, c, scale: select(kept, of(a, b, c), scale) + b)
+    return inline(lambda kept, a, b, c, scale: select(kept, of(a, b, c), scale))

@@ -5,11 +5,10 @@ against it.  It is also the fallback where nothing was compiled, so long arrays 
 other backend exports functions of the same names and arguments.
 """
 
-import math
-
 import numpy as np
 
 from ..buffers import new_array, with_room
+from ..operations import OPERATIONS
 from ..rule import scale_of, threshold
 from .reference_rows import max_norm, row_losses, softmax_dropout  # noqa: F401  (functions of every backend)
 
@@ -189,62 +188,22 @@ def bfloat16(a, dtype):
     return (np.where(np.isnan(a), quiet, rounded) >> np.uint32(16)).astype(np.uint16).view(dtype)
 
 
-def _elementwise(op, y, inputs, mask):
-    """y = op(drop, *inputs), chunk by chunk, where drop(a) is `select` on the mask; ``y`` may be one of the inputs."""
+def elementwise(op, y, inputs, mask):
+    """y = the operation of that name, chunk by chunk; ``y`` may be one of the inputs."""
+    operation = OPERATIONS[op]
     for piece in _pieces(y.shape):
         part = _part(mask, y.shape, piece)
         keep, scale = _keep(part, part.shape), scale_of(part.wide_p())
         with np.errstate(all="ignore"):  # dropped NaN and Inf, p = 1, and overflow to Inf are all in the rule
-            result = op(lambda a: select(keep, a, scale), *(widen(x[piece]) for x in inputs))  # noqa: B023 (used at once)
-            y[piece] = narrow(result, y.dtype)
+            given = [widen(x[piece]) for x in inputs]
+            wide = [x.astype(np.float64) for x in given] if operation.tolerance else given
+            result = select(keep, operation.value(*wide).astype(given[0].dtype, copy=False), scale)
+            y[piece] = narrow(result + given[1] if operation.residual else result, y.dtype)
 
 
 def apply(y, x, mask):
     """y = drop(x): the forward pass, and on dy the backward pass."""
-    _elementwise(lambda drop, x: drop(x), y, (x,), mask)
-
-
-def dropout_add(y, x, residual, bias, mask):
-    """y = drop(x + bias) + residual."""
-    if bias is None:
-        _elementwise(lambda drop, x, r: drop(x) + r, y, (x, residual), mask)
-    else:
-        _elementwise(lambda drop, x, r, b: drop(x + b) + r, y, (x, residual, bias), mask)
-
-
-def relu_dropout(y, x, mask):
-    """y = drop(max(x, 0)), where max(-0.0, 0) is +0.0 and a NaN stays one."""
-    _elementwise(lambda drop, x: drop(np.where(x <= 0, x.dtype.type(0), x)), y, (x,), mask)
-
-
-def relu_dropout_backward(dx, dy, x, mask):
-    """dx = drop(x > 0 ? dy : 0); a NaN in x lets dy through."""
-    _elementwise(lambda drop, dy, x: drop(np.where(x <= 0, dy.dtype.type(0), dy)), dx, (dy, x), mask)
-
-
-_tail = np.vectorize(lambda a: 0.5 * math.erfc(a * math.sqrt(0.5)), otypes=[np.float64])
-
-
-def phi(x):
-    """The normal distribution function and its density, in float64."""
-    x = x.astype(np.float64)
-    return _tail(-x), np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-
-
-def gelu_dropout(y, x, mask):
-    """y = drop(x * Phi(x)); the one op that backends do not share to the bit, but to 4e-7 of max(1, |x|) (float64:
-    1e-15)."""
-    _elementwise(lambda drop, x: drop((np.maximum(x, -1e18) * phi(x)[0]).astype(x.dtype)), y, (x,), mask)
-
-
-def gelu_dropout_backward(dx, dy, x, mask):
-    """dx = drop(dy * (Phi(x) + x * Phi'(x)))."""
-
-    def gelu_backward(drop, dy, x):
-        distribution, density = phi(x)
-        return drop((dy * (distribution + np.clip(x, -1e18, 1e18) * density)).astype(dy.dtype))
-
-    _elementwise(gelu_backward, dx, (dy, x), mask)
+    elementwise("apply", y, (x,), mask)
 
 
 def apply_sum(total, dy, mask, dx=None, apply=apply):

@@ -43,7 +43,7 @@ def _apply(a, out, stream, take):
     mask = take()
     if a.size:
         with kernels_on(stream, a, y) as kernels:
-            kernels.elementwise("drop", y, (a,), mask, stream)
+            kernels.elementwise("apply", y, (a,), mask, stream)
     return deliver(y, stream), mask
 
 
@@ -188,30 +188,30 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, stream=None):
         dbias = _sum(dbias, a, mask, stream)
     if a.size:  # last: it may be written over dy
         with kernels_on(stream, a, dx) as kernels:
-            kernels.elementwise("drop", dx, (a,), mask, stream)
+            kernels.elementwise("apply", dx, (a,), mask, stream)
     return deliver(dx, stream), dbias
 
 
 def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
     """`fastdrop.relu_dropout` for device arrays."""
-    return _fused("relu_drop", x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
+    return _fused("relu", x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
 
 
 def relu_dropout_backward(dy, x, mask, *, out=None, stream=None):
     """`fastdrop.relu_dropout_backward` for device arrays."""
     check_mask(mask)
-    return _fused("relu_drop_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
+    return _fused("relu_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
 
 
 def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
     """`fastdrop.gelu_dropout` for device arrays; in float32 for all but float64, so right to 4e-7 of max(1, abs(x))."""
-    return _fused("gelu_drop", x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
+    return _fused("gelu", x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
 
 
 def gelu_dropout_backward(dy, x, mask, *, out=None, stream=None):
     """`fastdrop.gelu_dropout_backward` for device arrays."""
     check_mask(mask)
-    return _fused("gelu_drop_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
+    return _fused("gelu_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
 
 
 def r_drop_pair(x, p, *, rng=None, out=None, stream=None):

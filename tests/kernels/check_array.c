@@ -1,14 +1,16 @@
-/* Operations on arrays of any layout (walk.c and the elementwise kernels), element by element by the rule: to the bit, GELU
- * within its bound. */
+/* Operations on arrays of any layout (walk.c and the elementwise kernels), element by element by the rule and by ops.def: to the
+ * bit, or within the bound that stands there. */
 #include "check.h"
-
-static const int INPUTS[FD_OPS + 1] = {[FD_APPLY] = 1, [FD_ADD] = 2,  [FD_BIAS_ADD] = 3,      [FD_RELU] = 1, [FD_RELU_BACKWARD] = 2,
-                                       [FD_GELU] = 1,  [FD_GELU_BACKWARD] = 2, [FD_KEEP] = 0};
 
 typedef struct {
     char *owner, *data; /* data: the element at index 0 along every axis */
     size_t bytes;
 } buffer;
+
+static int inputs_of(enum fd_op op)
+{
+    return op == FD_KEEP ? 0 : fd_op_inputs(op);
+}
 
 /* Memory for an array of any order of axes, with gaps and negative steps (and steps of 0 where it is only read). */
 static buffer lay_out(const fd_walk *k, int64_t item, int64_t *step, int shared)
@@ -88,7 +90,7 @@ static array_case draw_case(enum fd_op op, enum fd_dtype dtype)
     c.y = lay_out(k, c.item, k->y_step, 0);
     k->y = c.y.data;
     int in_place = one_in(6) ? (int)below(FD_INPUTS) : -1;
-    for (int i = 0; i < INPUTS[op]; i++) {
+    for (int i = 0; i < inputs_of(op); i++) {
         if (i == in_place) {
             memcpy(k->in_step[i], k->y_step, sizeof k->y_step);
             k->in[i] = k->y;
@@ -129,23 +131,24 @@ static char *result_of(const array_case *c)
 }
 
 /* The op on one element, in what the dtype is computed in: a double rounded to float after each step gives the floats' own
- * sums and products, since it has more than twice their digits. */
-static double expected_of(enum fd_op op, enum fd_dtype dtype, const double *in, int is_kept, double scale)
+ * sums and products, since it has more than twice their digits.  `error`: how far from that a result may lie. */
+static double expected_of(enum fd_op op, enum fd_dtype dtype, const double *in, int is_kept, double scale, double *error)
 {
-    const double x = in[0], k = rounded(dtype, scale), root = sqrt(0.5);
+    const double a = in[0], b = in[1], c = in[2];
+    double dropped = is_kept;
+    *error = 0;
     switch (op) {
-    case FD_KEEP: return is_kept;
-    case FD_APPLY: return is_kept ? x * k : 0;
-    case FD_ADD: return (is_kept ? rounded(dtype, x * k) : 0) + in[1];
-    case FD_BIAS_ADD: return (is_kept ? rounded(dtype, rounded(dtype, x + in[2]) * k) : 0) + in[1];
-    case FD_RELU: return is_kept && x > 0 ? x * k : 0;
-    case FD_RELU_BACKWARD: return is_kept && in[1] > 0 ? x * k : 0;
-    case FD_GELU: return is_kept ? x * erfc(-x * root) / 2 * scale : 0;
-    default: return is_kept ? x * (erfc(-in[1] * root) / 2 + in[1] * exp(-in[1] * in[1] / 2) * 0.3989422804014327) * scale : 0;
+#define FD_OPERATION(NAME, name, inputs, residual, value, size)                                             \
+    case FD_##NAME:                                                                                         \
+        *error = 4 * unit(dtype) * scale * (size);                                                          \
+        dropped = !is_kept ? 0 : *error > 0 ? (value) * scale : rounded(dtype, value) * rounded(dtype, scale); \
+        return residual ? rounded(dtype, dropped) + b : dropped;
+#include "ops.def"
+    default: (void)c; return dropped; /* FD_KEEP */
     }
 }
 
-/* y by the rule, element by element; as `got` has it where that is within the bound of GELU. */
+/* y by the rule, element by element; as `got` has it where that is within the op's bound. */
 static char *expected(const array_case *c, const char *got)
 {
     const fd_walk *k = &c->walk;
@@ -163,14 +166,12 @@ static char *expected(const array_case *c, const char *got)
             for (int j = 0; j < FD_INPUTS; j++)
                 from[j] += at[a] * k->in_step[j][a];
         }
-        for (int j = 0; j < INPUTS[k->op]; j++)
+        for (int j = 0; j < inputs_of(k->op); j++)
             in[j] = get(k->dtype, (const char *)k->in[j] + from[j]);
-        const double scale = fd_scale(c->p[p]), want = expected_of(k->op, k->dtype, in, kept(&k->mask, index, c->p[p]), scale);
+        double error, want = expected_of(k->op, k->dtype, in, kept(&k->mask, index, c->p[p]), fd_scale(c->p[p]), &error);
         if (k->op == FD_KEEP)
             y[to] = (char)want;
-        else if ((k->op == FD_GELU || k->op == FD_GELU_BACKWARD) && want != 0
-                 && close_to(k->dtype, get(k->dtype, got + to), want,
-                             4 * unit(k->dtype) * scale * (k->op == FD_GELU ? fmax(1, fabs(in[0])) : fmax(1, fabs(in[1])) * fabs(in[0]))))
+        else if (error > 0 && want != 0 && close_to(k->dtype, get(k->dtype, got + to), want, error))
             memcpy(y + to, got + to, (size_t)c->item);
         else
             put(k->dtype, y + to, want);
@@ -184,7 +185,7 @@ void check_array(enum fd_op op, enum fd_dtype dtype)
 {
     array_case c = draw_case(op, dtype);
     char *got = result_of(&c), *want = expected(&c, got);
-    CHECK(!memcmp(got, want, c.y.bytes), "operation %d, dtype %d, %d axes, %" PRId64 " elements", (int)op, (int)dtype, c.walk.ndim, c.size);
+    CHECK(!memcmp(got, want, c.y.bytes), "operation %s, dtype %d, %d axes, %" PRId64 " elements", op == FD_KEEP ? "keep" : fd_op_name(op), (int)dtype, c.walk.ndim, c.size);
     free(want);
     free(got);
     free_case(&c);
@@ -219,8 +220,9 @@ void check_large(enum fd_dtype dtype)
             if (index < offset || index - offset >= (uint64_t)size)
                 continue;
             const int64_t at = (int64_t)(index - offset) * item;
-            const double x = get(dtype, c.in[0].owner + at);
-            put(dtype, want, expected_of(FD_APPLY, dtype, &x, is_kept, scale));
+            const double in[FD_INPUTS] = {get(dtype, c.in[0].owner + at)};
+            double error;
+            put(dtype, want, expected_of(FD_APPLY, dtype, in, is_kept, scale, &error));
             CHECK(!memcmp(got + at, want, (size_t)item), "element %" PRIu64 " of a large array of dtype %d", index - offset, (int)dtype);
         }
     }
