@@ -1,14 +1,24 @@
 """Checks of arguments that are no arrays of numbers to work on: p, shapes, counts. Each says the rule and the value."""
 
+from __future__ import annotations
+
 import inspect
 import math
 import operator
 import sys
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .rule import MASK64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 # What other libraries call an argument -> what it is here.
 _ELSEWHERE = {
@@ -38,7 +48,7 @@ def check_keywords(function, keywords, known):
             raise TypeError(f"{function}() has no argument {keyword!r}; {cure}")
 
 
-def explained(function):
+def explained(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function without array arguments so that its unknown keywords raise `check_keywords`'s error."""
     known = frozenset(inspect.signature(function).parameters)
     name = function.__qualname__.removesuffix(".__init__")

@@ -7,7 +7,10 @@ and a queue, which one forward call without a backward (a validation pass that f
 ever.
 """
 
+from __future__ import annotations
+
 from collections import deque
+from typing import TYPE_CHECKING, overload
 
 from .arguments import check_p, check_samples, check_training, explained
 from .buffers import shape_of
@@ -16,10 +19,20 @@ from .inference import Sample, _predicting
 from .multi_sample import multi_sample_linear, multi_sample_linear_backward
 from .rng import as_rng
 
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .masks import Mask
+    from .rng import Rng
+    from .typing import ArrayLike, ArrayT, Average, Floats, FloatT, Foreign, Probability, RngLike, Training
+
 REMEMBERED = 1 << 16  # masks; some 12 MB
 
 
-def _refuse_while_predicting():
+def _refuse_while_predicting() -> None:
     if _predicting.get():
         raise ValueError(
             "training must be the sample that mc_dropout gives predict, or False, got True: layer(x, training=sample)"
@@ -29,17 +42,18 @@ def _refuse_while_predicting():
 class _Layer:
     """What the layers share: ``p``, checked when it is set, and the masks of calls to undo."""
 
-    def __init__(self, p, rng):
+    def __init__(self, p: Probability, rng: RngLike) -> None:
         self.p = p
-        self.rng = None if rng is None else as_rng(rng)  # None: looked up at each call, a forked child has a new one
+        # None: looked up at each call, a forked child has a new one
+        self.rng: Rng | None = None if rng is None else as_rng(rng)
         self._pending = deque(maxlen=REMEMBERED)
 
     @property
-    def p(self):
+    def p(self) -> float | NDArray[np.float64]:
         return self._p
 
     @p.setter
-    def p(self, p):
+    def p(self, p: Probability) -> None:
         self._p = check_p(p)
 
 
@@ -106,14 +120,18 @@ class Dropout(_Layer):
     """
 
     @explained
-    def __init__(self, p, *, rng=None):
+    def __init__(self, p: Probability, *, rng: RngLike = None) -> None:
         super().__init__(p, rng)
 
     @property
-    def mask(self):
+    def mask(self) -> Mask | None:
         return self._pending[-1] if self._pending else None
 
-    def __call__(self, x, training=True):
+    @overload
+    def __call__(self, x: ArrayT, training: Training | Sample = True) -> ArrayT: ...
+    @overload
+    def __call__(self, x: Foreign, training: Training | Sample = True) -> Floats: ...
+    def __call__(self, x: ArrayLike, training: Training | Sample = True) -> Any:
         """Drop elements of ``x`` and scale the others; remember the mask.
 
         Parameters
@@ -144,7 +162,11 @@ class Dropout(_Layer):
             self._pending.append(mask)
         return y
 
-    def backward(self, dy, *, mask=None):
+    @overload
+    def backward(self, dy: ArrayT, *, mask: Mask | None = None) -> ArrayT: ...
+    @overload
+    def backward(self, dy: Foreign, *, mask: Mask | None = None) -> Floats: ...
+    def backward(self, dy: ArrayLike, *, mask: Mask | None = None) -> Any:
         """Undo the last call that has not been undone.
 
         Parameters
@@ -193,7 +215,7 @@ class Dropout(_Layer):
             self._pending.remove(mask)
         return dx
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"fastdrop.layers.Dropout(p={self.p}, rng={self.rng})"
 
 
@@ -253,13 +275,16 @@ class MultiSampleDropout(_Layer):
     """
 
     @explained
-    def __init__(self, W, b, p=0.5, samples=8, *, average="losses", rng=None):
+    def __init__(
+        self, W: NDArray[Any], b: NDArray[Any] | None, p: Probability = 0.5, samples: SupportsIndex = 8, *,
+        average: Average = "losses", rng: RngLike = None,
+    ) -> None:  # fmt: skip
         if average not in ("losses", "logits"):
             raise ValueError(f"average must be 'losses' or 'logits', got {average!r}")
         super().__init__(p, rng)
         self.W, self.b, self.samples, self.average = W, b, check_samples(samples), average
 
-    def __call__(self, x, training=True):
+    def __call__(self, x: NDArray[FloatT], training: Training | Sample = True) -> NDArray[FloatT]:
         """Return the logits of ``x``.
 
         Parameters
@@ -293,7 +318,7 @@ class MultiSampleDropout(_Layer):
         logits = x @ self.W
         return logits if self.b is None else logits + self.b
 
-    def backward(self, dlogits):
+    def backward(self, dlogits: NDArray[FloatT]) -> NDArray[FloatT]:
         """Undo the last training call that has not been undone: set `dW` and `db`, return dx.
 
         Parameters
@@ -323,5 +348,5 @@ class MultiSampleDropout(_Layer):
         self._pending.pop()
         return dx
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"fastdrop.layers.MultiSampleDropout(p={self.p}, samples={self.samples}, average={self.average!r})"

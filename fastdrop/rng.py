@@ -5,7 +5,10 @@ on by one.  It is not a bit generator: bits are made by the kernels.  Anything s
 spawning, OS entropy) is NumPy's ``SeedSequence``.
 """
 
+from __future__ import annotations
+
 import operator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +16,16 @@ from .arguments import explained
 from .locks import after_fork, new_lock
 from .rule import MASK64
 
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
+
+    from .masks import Mask
+    from .typing import Probability, RngLike, Shape
+
 _lock = new_lock()  # of all generators: held for an addition
 
 
-def _uint64(name, value):
+def _uint64(name: str, value: object) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer in [0, 2**64), got the bool {value!r}")
     try:
@@ -28,7 +37,7 @@ def _uint64(name, value):
     return number
 
 
-def _seed_of(sequence):
+def _seed_of(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
@@ -71,20 +80,20 @@ class Rng:
     __slots__ = ("_seed", "_spawned", "_stream")
 
     @explained
-    def __init__(self, seed=0, stream=0):
+    def __init__(self, seed: SupportsIndex = 0, stream: SupportsIndex = 0) -> None:
         self._seed = _uint64("seed", seed)
         self._stream = _uint64("stream", stream)
         self._spawned = 0
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self._seed
 
     @property
-    def stream(self):
+    def stream(self) -> int:
         return self._stream
 
-    def take(self):
+    def take(self) -> tuple[int, int]:
         """Return (seed, stream) for one mask and move on.
 
         Returns
@@ -104,7 +113,7 @@ class Rng:
         return self._seed, stream
 
     @explained
-    def mask(self, shape, p):
+    def mask(self, shape: Shape, p: Probability) -> Mask:
         """Take a mask: `fastdrop.mask` with this generator.
 
         Parameters
@@ -121,7 +130,7 @@ class Rng:
 
         return mask(shape, p, rng=self)
 
-    def spawn(self, n):
+    def spawn(self, n: SupportsIndex) -> list[Rng]:
         """Make ``n`` independent generators.
 
         Parameters
@@ -153,10 +162,10 @@ class Rng:
             self._spawned += n
         return [Rng(_seed_of(np.random.SeedSequence(self._seed, spawn_key=(first + i,)))) for i in range(n)]
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._seed, self._stream, self._spawned)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"fastdrop.Rng(seed={self._seed}, stream={self._stream})"
 
 
@@ -180,7 +189,7 @@ def _renew_default():
     _default = _from_entropy()
 
 
-def as_rng(rng):
+def as_rng(rng: RngLike) -> Rng:
     """Return the `Rng` that a user's ``rng=`` argument stands for (None, int, Rng, or NumPy's own)."""
     if type(rng) is Rng:
         return rng
@@ -208,7 +217,7 @@ class Rehearsal(Rng):
     class Reached(Exception):
         """All else has been checked."""
 
-    def take(self):
+    def take(self) -> tuple[int, int]:
         raise self.Reached
 
 
