@@ -5,20 +5,13 @@ needs them: equal bit for bit on every machine, instruction set, thread count an
 """
 
 from . import config as _config
-from . import layers
+from . import fused, layers
 from ._version import __version__
 from .attention import softmax_dropout, softmax_dropout_backward
 from .backends import get_backend, use_backend
 from .config import get_num_threads, release_buffers, set_buffer_limit, set_num_threads, show_config, threads
 from .functional import dropout, dropout_backward
-from .fused import (
-    dropout_add,
-    dropout_add_backward,
-    gelu_dropout,
-    gelu_dropout_backward,
-    relu_dropout,
-    relu_dropout_backward,
-)
+from .fused import *  # noqa: F403
 from .inference import mc_dropout
 from .losses import cross_entropy, js_div, kl_div, r_drop, r_drop_pair, symmetric_kl
 from .masks import Mask, mask
@@ -39,11 +32,7 @@ __all__ = [
     "__version__",
     "cross_entropy",
     "dropout",
-    "dropout_add",
-    "dropout_add_backward",
     "dropout_backward",
-    "gelu_dropout",
-    "gelu_dropout_backward",
     "get_backend",
     "get_num_threads",
     "js_div",
@@ -61,8 +50,6 @@ __all__ = [
     "r_drop",
     "r_drop_pair",
     "release_buffers",
-    "relu_dropout",
-    "relu_dropout_backward",
     "set_buffer_limit",
     "set_num_threads",
     "show_config",
@@ -72,5 +59,6 @@ __all__ = [
     "threads",
     "use_backend",
 ]
+__all__ += fused.__all__
 
 _config.start()

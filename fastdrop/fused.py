@@ -14,6 +14,15 @@ from .dispatch import operation
 from .functional import check_mask, mask_for
 from .masks import plain, target
 
+__all__ = [
+    "dropout_add",
+    "dropout_add_backward",
+    "gelu_dropout",
+    "gelu_dropout_backward",
+    "relu_dropout",
+    "relu_dropout_backward",
+]
+
 
 @operation("x", "residual", "bias", out=("x", "residual", "bias"))
 def dropout_add(

@@ -1,6 +1,6 @@
 """The elementwise operations, declared once: what each computes, of which inputs, how exactly, and its gradient.
 
-Backends, `fastdrop.cuda`, benchmarks and tests read `OPERATIONS`; src/ops.def has the same names for C.  A formula is
+Backends, `fastdrop.cuda`, benchmarks and tests read these lists; src/ops.def has the same names for C.  A formula is
 plain NumPy, as the reference backend runs it on arrays.  Numba compiles the same functions for one element on the CPU
 and on CUDA, so a formula is made of arithmetic, comparisons, other formulas and the functions of the first section,
 which `numba_rule` knows how to compile.  A number becomes one of x's type by `like(x, number)`: in compiled code a bare
@@ -51,6 +51,7 @@ def formula(function):
 # -- declarations ------------------------------------------------------------------------------------------------------
 
 OPERATIONS = {}  # by name
+ACTIVATIONS = {}  # operations f(x) with a gradient f_backward(dy, x), by the public function f_dropout
 
 
 @dataclass(frozen=True)
@@ -62,60 +63,46 @@ class Elementwise:
     inputs: tuple  # their names, in the order of the kernels
     residual: bool = False  # the second input is added to what is left
     tolerance: int = 0  # as many 2**-24 (float64: 2**-53) of max(1, abs(x)), for a gradient times dy; 0: to the bit
-    function: str = ""  # the public function, where it is no more than this
-    gradient_of: str = ""  # the operation whose gradient it is, inputs dy and x
 
 
-def elementwise(**facts):
+def operation(activation=False, **facts):
     """Declare an operation by its formula, whose name and parameters are the operation's."""
 
     def declare(value):
         name = value.__name__
         OPERATIONS[name] = Elementwise(name, value, tuple(inspect.signature(value).parameters), **facts)
+        if activation:
+            ACTIVATIONS[f"{name}_dropout"] = OPERATIONS[name]
         return formula(value)
 
     return declare
 
 
-def activation(tolerance=0):
-    """Declare f(x), for a public function that drops of it."""
-
-    def declare(value):
-        return elementwise(tolerance=tolerance, function=f"{value.__name__}_dropout")(value)
-
-    return declare
-
-
-def gradient(of, tolerance=0):
-    """Declare the gradient dx(dy, x) of an activation."""
-    return elementwise(tolerance=tolerance, function=f"{of.__name__}_dropout_backward", gradient_of=of.__name__)
-
-
-@elementwise()
+@operation()
 def apply(x):
     """Dropout, and on dy its gradient."""
     return x
 
 
-@elementwise(residual=True)
+@operation(residual=True)
 def add(x, residual):
     """drop(x) + residual"""
     return x
 
 
-@elementwise(residual=True)
+@operation(residual=True)
 def bias_add(x, residual, bias):
     """drop(x + bias) + residual"""
     return x + bias
 
 
-@activation()
+@operation(activation=True)
 def relu(x):
     """max(x, 0), where max(-0.0, 0) is +0.0 and a NaN stays one."""
     return where(x <= like(x, 0), like(x, 0), x)
 
 
-@gradient(of=relu)
+@operation()
 def relu_backward(dy, x):
     """x > 0 ? dy : 0; a NaN in x lets dy through."""
     return where(x <= like(x, 0), like(x, 0), dy)
@@ -142,13 +129,13 @@ def phi(x):
     return like(x, 0.5) * erfc(-x * like(x, 0.7071067811865476))
 
 
-@activation(tolerance=4)
+@operation(activation=True, tolerance=4)
 def gelu(x):
     """x * phi(x), by Hendrycks and Gimpel, arXiv 1606.08415."""
     return at_least(x, -FAR) * phi(x)
 
 
-@gradient(of=gelu, tolerance=8)
+@operation(tolerance=8)
 def gelu_backward(dy, x):
     """dy * (phi(x) + x * phi'(x))"""
     density = exp(like(x, -0.5) * x * x) * like(x, 0.3989422804014327)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop.operations import ACTIVATIONS
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 ANSWERS = json.loads((Path(__file__).parent / "data" / "stream-v1.json").read_text())
@@ -514,8 +515,9 @@ if SIMULATED:
         yield fd.dropout_add(wide, other, mask=mask)[0]
         yield fd.dropout_add(wide, other, mask=mask, bias=row[: wide.shape[1]])[0]
         yield fd.dropout_add(wide, other[:1], mask=mask, bias=other[:, :1])[0]
-        yield fd.relu_dropout(wide, mask=mask)[0]
-        yield fd.relu_dropout_backward(other, wide, mask)
+        for name in (name for name, op in ACTIVATIONS.items() if not op.tolerance):
+            yield getattr(fd, name)(wide, mask=mask)[0]
+            yield getattr(fd, f"{name}_backward")(other, wide, mask)
 
     @pytest.mark.parametrize("kind", MASKS)
     @pytest.mark.parametrize("name", ["float32", "bfloat16"])
@@ -528,18 +530,20 @@ if SIMULATED:
             for a, b in zip(found, wanted, strict=True):
                 same_bits(got(a), b)
 
+    @pytest.mark.parametrize("op", [op for op in ACTIVATIONS if ACTIVATIONS[op].tolerance])
     @pytest.mark.parametrize("name", DTYPES)
-    def test_gelu_is_the_cpu_s_within_its_tolerance(name):
+    def test_activations_are_the_cpu_s_within_their_tolerance(name, op):
+        forward, backward = getattr(fd, op), getattr(fd, f"{op}_backward")
         x = np.linspace(-9, 9, 120).astype(dtype_of(name)).reshape(3, 40)
         dy = random((3, 40), name, 1)
         dy[~np.isfinite(dy)] = 1
         mask = fd.mask((3, 40), 0.3, rng=1)
-        y = got(fd.gelu_dropout(put(x), mask=mask)[0]).astype(np.float64)
-        dx = got(fd.gelu_dropout_backward(put(dy), put(x), mask)).astype(np.float64)
+        y = got(forward(put(x), mask=mask)[0]).astype(np.float64)
+        dx = got(backward(put(dy), put(x), mask)).astype(np.float64)
         rounding = {"float64": 1e-15, "float32": 4e-7, "float16": 1e-3, "bfloat16": 8e-3}[name]
         atol = rounding * 1.5 * np.maximum(1, abs(x.astype(np.float64)))
-        assert (abs(y - fd.gelu_dropout(x, mask=mask)[0].astype(np.float64)) <= atol).all()
-        want = fd.gelu_dropout_backward(dy, x, mask).astype(np.float64)
+        assert (abs(y - forward(x, mask=mask)[0].astype(np.float64)) <= atol).all()
+        want = backward(dy, x, mask).astype(np.float64)
         assert (abs(dx - want) <= 4 * rounding * np.maximum(1, abs(want))).all()
 
     @pytest.mark.parametrize("name", DTYPES)

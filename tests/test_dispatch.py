@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop.operations import ACTIVATIONS
 
 F4 = np.float32
 SHAPE = (6, 8)
@@ -22,6 +23,8 @@ LABELS = np.arange(ROWS) % COLUMNS
 PAD = np.arange(ROWS) == 2
 LOG_SUM = fd.softmax_dropout(A, mask=MASK)[2]
 FEATURES = np.linspace(-1, 1, COLUMNS, dtype=F4)
+
+GRADIENTS = [f"{name}_backward" for name in ACTIVATIONS]
 
 # name: function of the arrays, the arrays by name, the shapes of its outputs (None: it has no `out`)
 CALLS = {
@@ -39,18 +42,14 @@ CALLS = {
         {"dy": A},
         [SHAPE],
     ),
-    "relu_dropout": (lambda x, **k: fd.relu_dropout(x, mask=MASK, **k), {"x": A}, [SHAPE]),
-    "relu_dropout_backward": (
-        lambda dy, x, **k: fd.relu_dropout_backward(dy, x, MASK, **k),
-        {"dy": A, "x": B},
-        [SHAPE],
-    ),
-    "gelu_dropout": (lambda x, **k: fd.gelu_dropout(x, mask=MASK, **k), {"x": A}, [SHAPE]),
-    "gelu_dropout_backward": (
-        lambda dy, x, **k: fd.gelu_dropout_backward(dy, x, MASK, **k),
-        {"dy": A, "x": B},
-        [SHAPE],
-    ),
+    **{
+        name: (lambda x, name=name, **k: getattr(fd, name)(x, mask=MASK, **k), {"x": A}, [SHAPE])
+        for name in ACTIVATIONS
+    },
+    **{
+        name: (lambda dy, x, name=name, **k: getattr(fd, name)(dy, x, MASK, **k), {"dy": A, "x": B}, [SHAPE])
+        for name in GRADIENTS
+    },
     "softmax_dropout": (
         lambda scores, attention_mask, **k: fd.softmax_dropout(scores, mask=MASK, attention_mask=attention_mask, **k),
         {"scores": A, "attention_mask": C},
@@ -122,8 +121,7 @@ SINGLE = [name for name in WITH_OUT if name not in PAIRS]
 COPIED = ("labels", "pad_mask")  # of integers and bools
 MAY_BE = {  # what outputs may be, by number; elsewhere x or dy
     "dropout_add": {("x", 0), ("residual", 0)},
-    "relu_dropout_backward": {("dy", 0), ("x", 0)},
-    "gelu_dropout_backward": {("dy", 0), ("x", 0)},
+    **{name: {("dy", 0), ("x", 0)} for name in GRADIENTS},
     "softmax_dropout": {("scores", 0)},
     "softmax_dropout_backward": {("dy", 0), ("scores", 0)},
     "cross_entropy": {("a", 0)},

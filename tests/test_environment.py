@@ -108,6 +108,7 @@ import numpy as np
 import ml_dtypes
 import fastdrop as fd
 from fastdrop import _core
+from fastdrop.operations import ACTIVATIONS
 
 rng = np.random.default_rng(0)
 def numbers(shape, dtype):
@@ -129,10 +130,8 @@ def cases(dtype):
         "p an array": lambda: many.apply(x),
         "dropout_add": lambda: fd.dropout_add(x, r, 0.3, bias=r[0], rng=0)[0],
         "dropout_add_backward": lambda: fd.dropout_add_backward(dy, mask, bias_shape=(n,)),
-        "relu_dropout": lambda: fd.relu_dropout(x, 0.3, rng=0)[0],
-        "relu_dropout_backward": lambda: fd.relu_dropout_backward(dy, x, mask),
-        "gelu_dropout": lambda: fd.gelu_dropout(x, 0.3, rng=0)[0],
-        "gelu_dropout_backward": lambda: fd.gelu_dropout_backward(dy, x, mask),
+        **{name: lambda f=getattr(fd, name): f(x, 0.3, rng=0)[0] for name in ACTIVATIONS},
+        **{f"{name}, backward": lambda f=getattr(fd, f"{name}_backward"): f(dy, x, mask) for name in ACTIVATIONS},
         "softmax_dropout": lambda: fd.softmax_dropout(x, 0.3, rng=2)[::2],
         "softmax_dropout_backward": lambda: fd.softmax_dropout_backward(dy, x, log_sum, soft),
         "multi_sample_mean": lambda: fd.multi_sample_mean_backward(x, samples),

@@ -6,9 +6,12 @@ import pytest
 import fastdrop as fd
 from fastdrop import backends
 from fastdrop.backends import reference
+from fastdrop.operations import ACTIVATIONS, OPERATIONS
 
 core = pytest.importorskip("fastdrop._core")
 
+EXACT = [name for name, op in ACTIVATIONS.items() if not op.tolerance]
+NEAR = [name for name in ACTIVATIONS if name not in EXACT]
 DTYPES = [np.float32, np.float64, np.float16, pytest.importorskip("ml_dtypes").bfloat16]
 SHAPES = [(1,), (63,), (64,), (65,), (5, 7), (3, 1024), (2, 3, 130), (9, 4100), (200, 3)]
 
@@ -45,18 +48,23 @@ def arrays(shape, dtype, seed, fortran):
 def test_equals_the_reference_bit_for_bit(isa, shape, dtype, p, fortran):
     x, residual, bias, dy = arrays(shape, dtype, len(shape), fortran)
     for mask in (fd.mask(shape, p, rng=3), fd.mask((*(1,) * (len(shape) - 1), shape[-1]), p, rng=4)):
-        expected = [np.empty_like(x) for _ in range(4)]
+        expected = [np.empty_like(x) for _ in range(2)]
         reference.elementwise("add", expected[0], (x, residual), mask)
         reference.elementwise("bias_add", expected[1], (x, residual, np.broadcast_to(bias, shape)), mask)
-        reference.elementwise("relu", expected[2], (x,), mask)
-        reference.elementwise("relu_backward", expected[3], (dy, x), mask)
         for threads in (1, 3):
             with fd.threads(threads):
                 assert same_bits(fd.dropout_add(x, residual, mask=mask)[0], expected[0])
                 assert same_bits(fd.dropout_add(x, residual, bias=bias, mask=mask)[0], expected[1])
-                assert same_bits(fd.relu_dropout(x, mask=mask)[0], expected[2])
-                assert same_bits(fd.relu_dropout_backward(dy, x, mask), expected[3])
-                assert same_bits(fd.relu_dropout_backward(dy, expected[2], mask), expected[3])
+        for name in EXACT:
+            y, dx, op = np.empty_like(x), np.empty_like(x), ACTIVATIONS[name].name
+            reference.elementwise(op, y, (x,), mask)
+            reference.elementwise(f"{op}_backward", dx, (dy, x), mask)
+            for threads in (1, 3):
+                with fd.threads(threads):
+                    assert same_bits(getattr(fd, name)(x, mask=mask)[0], y)
+                    assert same_bits(getattr(fd, f"{name}_backward")(dy, x, mask), dx)
+        y = fd.relu_dropout(x, mask=mask)[0]
+        assert same_bits(fd.relu_dropout_backward(dy, y, mask), fd.relu_dropout_backward(dy, x, mask))
 
 
 @pytest.mark.parametrize("backend", backends.available())
@@ -93,8 +101,10 @@ def test_gradients_by_central_differences(mask_shape):
     assert np.allclose(dx, central_difference(lambda x: f(x, residual, bias), x, dy), atol=1e-8)
     assert np.allclose(dy, central_difference(lambda r: f(x, r, bias), residual, dy), atol=1e-8)
     assert np.allclose(dbias, central_difference(lambda b: f(x, residual, b), bias, dy), atol=1e-8)
-    drelu = fd.relu_dropout_backward(dy, x, mask)
-    assert np.allclose(drelu, central_difference(lambda x: fd.relu_dropout(x, mask=mask)[0], x, dy), atol=1e-8)
+    for name in ACTIVATIONS:
+        dx = getattr(fd, f"{name}_backward")(dy, x, mask)
+        want = central_difference(lambda x, name=name: getattr(fd, name)(x, mask=mask)[0], x, dy)
+        assert np.allclose(dx, want, atol=1e-8)
 
 
 @pytest.mark.parametrize("shape", [(1000, 700), (3, 400, 350), (300_000,)])
@@ -195,49 +205,50 @@ def test_out_may_not_overlap_in_part():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
-def test_gelu_is_as_exact_as_it_says(isa, dtype):
-    special = [0.0, -0.0, 1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan]
+@pytest.mark.parametrize("name", NEAR)
+def test_activations_are_as_exact_as_they_say(isa, dtype, name):
+    single = np.dtype(dtype).itemsize < 8
+    tiny = float(np.finfo(np.float32 if single else dtype).tiny)
+    special = [0.0, -0.0, 1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan, tiny / 2, -tiny / 2, 3 * tiny, -3 * tiny]
     with np.errstate(over="ignore"):
-        x = np.concatenate([np.linspace(-12, 12, 6001), special]).astype(dtype)
+        x = np.concatenate([np.linspace(-12, 12, 6001), [-20, -80, -90, -104, -700, -800], special]).astype(dtype)
     dy = np.linspace(-1, 1, x.size).astype(dtype)
-    mask = fd.mask(x.shape, 0.1, rng=1)
+    mask, op = fd.mask(x.shape, 0.1, rng=1), ACTIVATIONS[name].name
     exact, exact_dx = np.empty(x.shape), np.empty(x.shape)
-    reference.elementwise("gelu", exact, (x.astype(np.float64),), mask)
-    reference.elementwise("gelu_backward", exact_dx, (dy.astype(np.float64), x.astype(np.float64)), mask)
-    rounding = {"float64": 2e-15, "float32": 4e-7, "float16": 2.0**-10, "bfloat16": 2.0**-7}[np.dtype(dtype).name]
-    for result, right in (
-        (fd.gelu_dropout(x, mask=mask)[0], exact),
-        (fd.gelu_dropout_backward(dy, x, mask), exact_dx),
+    reference.elementwise(op, exact, (x.astype(np.float64),), mask)
+    reference.elementwise(f"{op}_backward", exact_dx, (dy.astype(np.float64), x.astype(np.float64)), mask)
+    eps = 2.0**-24 if single else 2.0**-53
+    own = {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(np.dtype(dtype).name, eps)  # of the rounding to the dtype
+    for result, right, tolerance in (
+        (getattr(fd, name)(x, mask=mask)[0], exact, OPERATIONS[op].tolerance),
+        (getattr(fd, f"{name}_backward")(dy, x, mask), exact_dx, OPERATIONS[f"{op}_backward"].tolerance),
     ):
         result = result.astype(np.float64)
         assert np.array_equal(np.isnan(result), np.isnan(right))
         finite = np.isfinite(right) & (np.abs(right) < 6e4)
-        error = np.abs(result[finite] - right[finite])
-        assert (error <= rounding * np.maximum(1, np.abs(x[finite].astype(np.float64)))).all()
+        error, size = np.abs(result[finite] - right[finite]), np.maximum(1, np.abs(x[finite].astype(np.float64)))
+        assert (error <= mask.scale * tolerance * eps * size + own * np.abs(right[finite])).all()
         assert np.array_equal(result[np.isinf(right)], right[np.isinf(right)])
 
 
-def test_gelu_is_the_same_on_every_instruction_set():
+@pytest.mark.parametrize("name", NEAR)
+def test_activations_are_the_same_on_every_instruction_set(name):
     x = np.random.default_rng(0).standard_normal(10_000).astype(np.float32) * 4
-    mask, before, results = fd.mask(x.shape, 0.1, rng=1), core.isa(), []
+    mask, before, results, op = fd.mask(x.shape, 0.1, rng=1), core.isa(), [], ACTIVATIONS[name].name
     try:
-        for name in core.isa_found():
-            core.use_isa(name)
+        for isa in core.isa_found():
+            core.use_isa(isa)
             y, dx = np.empty_like(x), np.empty_like(x)
-            core.elementwise("gelu", y, (x,), mask)
-            core.elementwise("gelu_backward", dx, (x, x), mask)
+            core.elementwise(op, y, (x,), mask)
+            core.elementwise(f"{op}_backward", dx, (x, x), mask)
             results.append((y, dx))
     finally:
         core.use_isa(before)
     assert all(same_bits(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-def test_gelu_gradient_by_central_differences():
-    rng = np.random.default_rng(1)
-    x, dy = rng.standard_normal((6, 5)) * 2, rng.standard_normal((6, 5))
-    mask = fd.mask((6, 5), 0.4, rng=2)
-    dx = fd.gelu_dropout_backward(dy, x, mask)
-    assert np.allclose(dx, central_difference(lambda x: fd.gelu_dropout(x, mask=mask)[0], x, dy), atol=1e-8)
+def test_the_c_kernels_have_the_operations():
+    assert list(core.OPERATIONS) == list(OPERATIONS)
 
 
 def test_gelu_is_that_of_torch():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop.operations import ACTIVATIONS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits are set, and read back, as Linux has it")
 
@@ -63,8 +64,7 @@ def test_a_generator_that_changes_the_arrays(isas, which, change):
 OPERATIONS = {
     "dropout": lambda x, rng: fd.dropout(x, [0.5], mask_shape=(1,), rng=rng),
     "dropout_add": lambda x, rng: fd.dropout_add(x, x.copy(), 0.5, rng=rng),
-    "relu_dropout": lambda x, rng: fd.relu_dropout(x, 0.5, rng=rng),
-    "gelu_dropout": lambda x, rng: fd.gelu_dropout(x, 0.5, rng=rng, out=x),
+    **{name: lambda x, rng, name=name: getattr(fd, name)(x, 0.5, rng=rng, out=x) for name in ACTIVATIONS},
     "softmax_dropout": lambda x, rng: fd.softmax_dropout(x, 0.5, rng=rng),
     "multi_sample_dropout": lambda x, rng: fd.multi_sample_dropout(x, 0.5, 3, rng=rng),
     "multi_sample_mean": lambda x, rng: fd.multi_sample_mean(x, 0.5, 3, rng=rng),

@@ -10,6 +10,7 @@ import pytest
 
 import fastdrop as fd
 from fastdrop.layers import Dropout, MultiSampleDropout
+from fastdrop.operations import ACTIVATIONS
 
 
 class Sparse:
@@ -42,8 +43,7 @@ SCOPE = {
 
 FUNCTIONS = [  # with another library's name for an argument, and what it is here
     ("fd.dropout(x, {})", {"seed", "p", "mask_shape", "out"}),
-    ("fd.relu_dropout(x, {})", {"seed", "p", "mask_shape", "out"}),
-    ("fd.gelu_dropout(x, {})", {"seed", "p", "mask_shape", "out"}),
+    *((f"fd.{name}(x, {{}})", {"seed", "p", "mask_shape", "out"}) for name in ACTIVATIONS),
     ("fd.dropout_add(x, x, {})", {"seed", "p", "mask_shape", "out"}),
     ("fd.softmax_dropout(x, {})", {"seed", "p", "axis", "out"}),
     ("fd.cross_entropy(x, labels, {})", {"axis", "out"}),

@@ -20,6 +20,7 @@ numba = pytest.importorskip("numba", reason="numba is not installed")
 
 from fastdrop import numba as rule  # noqa: E402
 from fastdrop.backends import numba_cpu, reference  # noqa: E402
+from fastdrop.operations import OPERATIONS  # noqa: E402
 
 ANSWERS = json.loads((Path(__file__).parent / "data" / "stream-v1.json").read_text())
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -194,26 +195,21 @@ def test_memory_layout_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("op", ["dropout_add", "dropout_add without bias", "relu_dropout", "relu_dropout_backward"])
-def test_fused_ops_are_the_reference(name, op):
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if not OPERATIONS[op].tolerance])
+def test_operations_are_the_reference(name, op):
     rng = np.random.default_rng(3)
     x, b, c = rng.standard_normal((3, 60, 71)).astype(dtype_of(name))
     x[::5, ::7] = np.nan
     x[1::5, ::3] = -0.0
-    mask = fd.mask(x.shape, 0.3, rng=4)
-    op, _, without = op.partition(" ")
-    others = {"relu_dropout": (), "relu_dropout_backward": (b,)}.get(op, (b, None if without else c))
-    bias = np.broadcast_to(c[0], x.shape)
-    calls = [(x, *others), (np.asfortranarray(x), *others)]
-    if op == "dropout_add" and not without:
-        calls.append((x, b[::-1], bias))
-    for arguments in calls:
-        want, got = np.empty_like(arguments[0]), np.empty_like(arguments[0])
-        getattr(reference, op)(want, *arguments, mask)
-        getattr(numba_cpu, op)(got, *arguments, mask)
+    mask, others = fd.mask(x.shape, 0.3, rng=4), (b, c)[: len(OPERATIONS[op].inputs) - 1]
+    turned, shared = [other[::-1] for other in others], [np.broadcast_to(other[0], x.shape) for other in others]
+    for inputs in ((x, *others), (np.asfortranarray(x), *others), (x, *turned), (x, *shared)):
+        want, got = np.empty_like(inputs[0]), np.empty_like(inputs[0])
+        reference.elementwise(op, want, inputs, mask)
+        numba_cpu.elementwise(op, got, inputs, mask)
         np.testing.assert_array_equal(bits_of(got), bits_of(want))
-        copy = arguments[0].copy(order="K")
-        getattr(numba_cpu, op)(copy, copy, *arguments[1:], mask)
+        copy = inputs[0].copy(order="K")
+        numba_cpu.elementwise(op, copy, (copy, *inputs[1:]), mask)
         np.testing.assert_array_equal(bits_of(copy), bits_of(want))
 
 

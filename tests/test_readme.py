@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop.operations import ACTIVATIONS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,19 +61,26 @@ def test_table_of_places_names_what_is_there():
 
 # -- "What holds" across instruction sets, backends and threads --------------------------------------------------------
 
+
+def activations(exact):
+    """Function of x, dy and mask for each activation and each gradient of one."""
+    for name in (name for name, op in ACTIVATIONS.items() if exact == (not op.tolerance)):
+        forward, backward = getattr(fd, name), getattr(fd, f"{name}_backward")
+        yield name, lambda x, dy, mask, f=forward: f(x, mask=mask)[0]
+        yield f"{name}_backward", lambda x, dy, mask, f=backward: f(dy, x, mask)
+
+
 SAME = {
     "dropout": lambda x, dy, mask: fd.dropout(x, mask=mask)[0],
     "dropout_add": lambda x, dy, mask: fd.dropout_add(x, dy, mask=mask, bias=x[0])[0],
-    "relu_dropout": lambda x, dy, mask: fd.relu_dropout(x, mask=mask)[0],
-    "relu_dropout_backward": lambda x, dy, mask: fd.relu_dropout_backward(dy, x, mask),
+    **dict(activations(exact=True)),
     "multi_sample_dropout": lambda x, dy, mask: fd.multi_sample_dropout(x, 0.3, 8, rng=1)[0],
     "multi_sample_dropout_backward": lambda x, dy, mask: fd.multi_sample_dropout_backward(np.stack([dy] * 8), SAMPLES),
     "multi_sample_mean": lambda x, dy, mask: fd.multi_sample_mean(x, 0.3, 8, rng=1)[0],
     "multi_sample_mean_backward": lambda x, dy, mask: fd.multi_sample_mean_backward(dy, SAMPLES),
 }
 NEAR = {
-    "gelu_dropout": lambda x, dy, mask: fd.gelu_dropout(x, mask=mask)[0],
-    "gelu_dropout_backward": lambda x, dy, mask: fd.gelu_dropout_backward(dy, x, mask),
+    **dict(activations(exact=False)),
     "softmax_dropout": lambda x, dy, mask: fd.softmax_dropout(x, mask=mask)[0],
     "bias_shape=": lambda x, dy, mask: fd.dropout_add_backward(dy, mask, bias_shape=(1000,))[1],
     "x_shape=": lambda x, dy, mask: mask.backward(dy, x_shape=(1000,)),

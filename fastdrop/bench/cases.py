@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import fastdrop as fd
+from fastdrop.operations import ACTIVATIONS
 
 M = 1 << 20
 SEED = 1905  # of every mask that is proved or timed
@@ -233,32 +234,29 @@ def dropout_add_backward(shape, dtype, p):
     )
 
 
-def activation(function):
-    """An activation and dropout in one pass, beside an addition."""
+def activation(name):
+    """The cases of an activation and dropout in one pass, and of its gradient, beside an addition."""
+    forward, backward = getattr(fd, name), getattr(fd, f"{name}_backward")
 
     def prepare(shape, dtype, p):
         x, residual = normal(shape, dtype), normal(shape, dtype, seed=1)
         y = touched(x)
         return Prepared(
-            lambda rng: (function(x, p, rng=rng, out=y)[0],),
+            lambda rng: (forward(x, p, rng=rng, out=y)[0],),
             {"add": lambda: np.add(x, residual, out=y), "copy": lambda: np.copyto(y, x)},
         )
 
-    return prepare
-
-
-def activation_backward(function):
-    """The gradient of that."""
-
-    def prepare(shape, dtype, p):
+    def prepare_backward(shape, dtype, p):
         dy, x = normal(shape, dtype), normal(shape, dtype, seed=1)
         dx = touched(dy)
         return Prepared(
-            lambda rng: (function(dy, x, fd.mask(shape, p, rng=rng), out=dx),),
+            lambda rng: (backward(dy, x, fd.mask(shape, p, rng=rng), out=dx),),
             {"add": lambda: np.add(x, dy, out=dx), "copy": lambda: np.copyto(dx, dy)},
         )
 
-    return prepare
+    near = {"tolerance": 1e-6, "proved": M} if ACTIVATIONS[name].tolerance else {}
+    yield Case(name, "reused", prepare, READ_WRITE, 2, ROWS, **near)
+    yield Case(f"{name}, backward", "reused", prepare_backward, "dy, x read, dx written", 3, ROWS, **near)
 
 
 def softmax_dropout(shape, dtype, p):
@@ -440,26 +438,7 @@ CASES = {
         Case("drop path", "reused", shared(lambda s: (s[0], 1, 1)), READ_WRITE, 2, SEQUENCES, proved=M),
         Case("dropout_add", "reused", dropout_add, "x, residual read, y written", 3, ROWS),
         Case("dropout_add, backward", "reused", dropout_add_backward, READ_WRITE, 2, ROWS, tolerance=1e-6),
-        Case("relu_dropout", "reused", activation(fd.relu_dropout), READ_WRITE, 2, ROWS),
-        Case(
-            "relu_dropout, backward",
-            "reused",
-            activation_backward(fd.relu_dropout_backward),
-            "dy, x read, dx written",
-            3,
-            ROWS,
-        ),
-        Case("gelu_dropout", "reused", activation(fd.gelu_dropout), READ_WRITE, 2, ROWS, tolerance=1e-6, proved=M),
-        Case(
-            "gelu_dropout, backward",
-            "reused",
-            activation_backward(fd.gelu_dropout_backward),
-            "dy, x read, dx written",
-            3,
-            ROWS,
-            tolerance=1e-6,
-            proved=M,
-        ),
+        *[case for name in ACTIVATIONS for case in activation(name)],
         Case(
             "softmax_dropout",
             "reused",

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..operations import ACTIVATIONS
 from .cases import CASES, SAMPLES, M
 from .rivals import RIVALS
 from .worker import Job
@@ -220,12 +221,9 @@ CHECKS = [
     within("16", 1.1, "locked mask, 64 MiB, over np.multiply", Job("locked", SEQUENCES), "multiply"),
     within("16", 1.1, "drop-path mask, 64 MiB, over np.multiply", Job("drop path", SEQUENCES), "multiply"),
     *[
-        within("fused", 1.3, f"{op}, 64 MiB, over np.add", Job(op, ROWS), "add")
-        for op in ("dropout_add", "dropout_add, backward", "relu_dropout", "relu_dropout, backward")
-    ],
-    *[
-        within("fused", None, f"{op}, 64 MiB, over np.add", Job(op, ROWS), "add")
-        for op in ("gelu_dropout", "gelu_dropout, backward")
+        within("fused", None if tolerance else 1.3, f"{op}{which}, 64 MiB, over np.add", Job(op + which, ROWS), "add")
+        for op, tolerance in (("dropout_add", 0), *((name, op.tolerance) for name, op in ACTIVATIONS.items()))
+        for which in ("", ", backward")
     ],
     *[
         against(

@@ -14,6 +14,7 @@ first call.
 
 from ..buffers import on_device as is_device_array
 from .elementwise import (
+    FUNCTIONS,
     apply,
     backward,
     bits,
@@ -21,15 +22,11 @@ from .elementwise import (
     dropout_add,
     dropout_add_backward,
     dropout_backward,
-    gelu_dropout,
-    gelu_dropout_backward,
     multi_sample_dropout,
     multi_sample_dropout_backward,
     multi_sample_mean,
     multi_sample_mean_backward,
     r_drop_pair,
-    relu_dropout,
-    relu_dropout_backward,
 )
 from .rows import r_drop, softmax_dropout, softmax_dropout_backward, symmetric_kl
 
@@ -41,8 +38,6 @@ __all__ = [
     "dropout_add",
     "dropout_add_backward",
     "dropout_backward",
-    "gelu_dropout",
-    "gelu_dropout_backward",
     "is_device_array",
     "multi_sample_dropout",
     "multi_sample_dropout_backward",
@@ -50,9 +45,9 @@ __all__ = [
     "multi_sample_mean_backward",
     "r_drop",
     "r_drop_pair",
-    "relu_dropout",
-    "relu_dropout_backward",
     "softmax_dropout",
     "softmax_dropout_backward",
     "symmetric_kl",
 ]
+__all__ += FUNCTIONS  # of the activations, by name
+globals().update(FUNCTIONS)

@@ -2,6 +2,7 @@
 
 from ..arguments import check_p, check_samples, check_shape, joint_shape
 from ..functional import check_mask, mask_for
+from ..operations import ACTIVATIONS
 from .arrays import FLOATS, array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
 
 
@@ -192,26 +193,28 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, stream=None):
     return deliver(dx, stream), dbias
 
 
-def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
-    """`fastdrop.relu_dropout` for device arrays."""
-    return _fused("relu", x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
+def _activation(name):
+    """The functions of `fastdrop` that drop of an activation, and its gradient, for device arrays."""
+    op, works_in = (
+        ACTIVATIONS[name].name,
+        "in float32 for all but float64" if ACTIVATIONS[name].tolerance else "to the bit",
+    )
+
+    def forward(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
+        return _fused(op, x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
+
+    def backward(dy, x, mask, *, out=None, stream=None):
+        check_mask(mask)
+        return _fused(f"{op}_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
+
+    for function, own in ((forward, name), (backward, f"{name}_backward")):
+        function.__name__ = function.__qualname__ = own
+        function.__doc__ = f"`fastdrop.{own}` for device arrays; {works_in}."
+        yield own, function
 
 
-def relu_dropout_backward(dy, x, mask, *, out=None, stream=None):
-    """`fastdrop.relu_dropout_backward` for device arrays."""
-    check_mask(mask)
-    return _fused("relu_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
-
-
-def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
-    """`fastdrop.gelu_dropout` for device arrays; in float32 for all but float64, so right to 4e-7 of max(1, abs(x))."""
-    return _fused("gelu", x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
-
-
-def gelu_dropout_backward(dy, x, mask, *, out=None, stream=None):
-    """`fastdrop.gelu_dropout_backward` for device arrays."""
-    check_mask(mask)
-    return _fused("gelu_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
+FUNCTIONS = dict(function for name in ACTIVATIONS for function in _activation(name))
+globals().update(FUNCTIONS)
 
 
 def r_drop_pair(x, p, *, rng=None, out=None, stream=None):

@@ -3,6 +3,7 @@
 import numpy as np
 
 import fastdrop as fd
+from fastdrop.operations import ACTIVATIONS, OPERATIONS
 
 from .case import joint, with_backend
 from .memory import BFLOAT16, FLOATS
@@ -124,30 +125,33 @@ def dropout_add_backward(c):
     c.out("out", shape, dtype)
 
 
-def activation(name, size):
+def activation(name):
+    forward_op = ACTIVATIONS[name]
+    backward_op = OPERATIONS[f"{forward_op.name}_backward"]
+
     @generator(name, 2)
     def forward(c):
         x, shape, dtype = first(c)
         c.mask_source(shape)
         c.out("out", shape, dtype)
-        if size:  # right to 2e-7 of max(1, |x|), 4e-16 in float64
+        if forward_op.tolerance:
             c.close[0] = (
-                4 * eps(dtype),
+                forward_op.tolerance * eps(dtype),
                 lambda plain, results: size_of(scale_of(results[1]), np.maximum(1, np.abs(x.plain.astype(DOUBLE)))),
             )
 
     @generator(name + "_backward", 2)
     def backward(c):
-        dy, shape, dtype = first(c, "dy", "finite" if size else "wild")
+        dy, shape, dtype = first(c, "dy", "finite" if backward_op.tolerance else "wild")
         x = more(c, "x", "dy", shape, dtype, whole=True)
         mask = c.arguments["mask"] = c.mask(c.narrower(shape))
         c.out("out", shape, dtype)
-        if size:
+        if backward_op.tolerance:
             c.close[0] = (
-                8 * eps(dtype),
+                backward_op.tolerance * eps(dtype),
                 lambda plain: size_of(scale_of(mask), dy.plain, np.maximum(1, np.abs(x.plain.astype(DOUBLE)))),
             )
 
 
-activation("relu_dropout", size=False)
-activation("gelu_dropout", size=True)
+for each in ACTIVATIONS:
+    activation(each)
