@@ -15,8 +15,8 @@ struct fd_row_kernels;     /* rows.h */
 struct fd_sample_kernels;  /* samples.h */
 
 /* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more than
- * n / 64.  `bypass`: store past the cache; the caller fences.  It is done in pieces: whoever calls it with from = 0, to = a,
- * then from = a, to = b and so on until `to` is n or more, a, b ... multiples of 64, has done it all, once. */
+ * n / 64.  `bypass`: store past the cache; the caller fences.  Call it on consecutive ranges [0, a), [a, b), ..., with a, b, ...
+ * multiples of 64; together they must cover [0, n). */
 typedef struct {
     void *y;
     const void *in[FD_INPUTS];
@@ -27,13 +27,13 @@ typedef struct {
 } fd_run_of_op;
 typedef void (*fd_elementwise)(const fd_run_of_op *run, size_t from, size_t to);
 
-/* What is to be fetched: `bytes` from `start`, into the second cache where it comes from `memory`, since the few fetches that
- * the first can have under way are not enough for that distance. */
+/* What to prefetch: `bytes` from `start`, into the second cache where it comes from `memory`, since the few fetches that the
+ * first can have under way are not enough for that distance. */
 typedef struct {
     const void *start;
     size_t bytes;
     int memory;
-} fd_soon;
+} fd_prefetch;
 
 /* A run still to be done, or as far as it is done. */
 typedef struct {
@@ -43,7 +43,7 @@ typedef struct {
     unsigned slower;  /* by this power of 2, where several windows are made meanwhile */
 } fd_pending;
 
-static inline void fd_go_on(fd_pending *pending, size_t n)
+static inline void fd_advance_pending(fd_pending *pending, size_t n)
 {
     if (pending->op) {
         n >>= pending->slower;
@@ -60,11 +60,14 @@ typedef struct fd_kernels {
 
     /* The keep bits of `blocks` blocks of 256 elements, from block number `first`; bit b of words[w] is element
      * first * 256 + 64 * w + b.  One block more may be written; none where `blocks` is even and no multiple of 2**28
-     * lies among their numbers.  0 < threshold < 2**32.  Meanwhile what is wanted `soon` is fetched, and as much of what is
-     * pending is done as there are elements: the generator multiplies, ops load and store, and a processor that sees both
-     * at once does one in the gaps of the other. */
+     * lies among their numbers.  0 < threshold < 2**32.  Meanwhile `wanted` is fetched, and as much of what is pending is done
+     * as there are elements: the generator multiplies, ops load and store, and a processor that sees both at once does one
+     * in the gaps of the other. */
     void (*keep_blocks)(uint64_t *words, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream, uint64_t threshold,
-                        fd_soon soon, fd_pending *pending);
+                        fd_prefetch wanted, fd_pending *pending);
+
+    /* The uniforms of `blocks` blocks from block number `first`. */
+    void (*uniform_blocks)(uint32_t *out, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream);
 
     fd_elementwise op[FD_OPS][FD_DTYPES];
 
@@ -74,6 +77,15 @@ typedef struct fd_kernels {
     const struct fd_row_kernels *rows;        /* losses, softmax, norms */
     const struct fd_sample_kernels *samples;  /* several masks at once */
 } fd_kernels;
+
+/* The places of the 1 bits of a word, ascending, counted from `first`; and how many they are. */
+static inline size_t fd_places_of_ones(uint16_t *place, uint64_t word, uint16_t first)
+{
+    size_t n = 0;
+    for (; word; word &= word - 1)
+        place[n++] = (uint16_t)(first + __builtin_ctzll(word));
+    return n;
+}
 
 /* After stores past the cache, before another thread may read them. */
 static inline void fd_fence(void)

@@ -4,9 +4,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "bits.h"
 #include "dispatch.h"
 #include "environment.h"
-#include "stream.h"
 
 void fd_losses_run(const fd_losses *k, int64_t first, int64_t end)
 {
@@ -21,46 +21,15 @@ void fd_losses_run(const fd_losses *k, int64_t first, int64_t end)
 
 static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2};
 
-/* The bits of a tile of a mask of `size` elements, made once for all the rows that lie in it. */
-typedef struct {
-    fd_source mask;
-    uint64_t size;
-    uint64_t first, count;  /* elements of the mask that `words` holds */
-    double p;
-    uint64_t words[FD_TILE / 64 + 2];
-    uint64_t shifted[FD_TILE / 64 + 1];
-} tile;
-
-static void open_tile(tile *t, fd_source mask, int64_t size)
+/* Opens the bits of a mask of `size` elements that are asked for in order. */
+static void open_bits(fd_bits *bits, fd_source mask, int64_t size)
 {
-    t->mask = mask;
-    t->size = (uint64_t)size;
-    t->count = 0;
-    memset(t->words, 0, sizeof t->words);
-    memset(t->shifted, 0, sizeof t->shifted);
+    fd_bits_open(bits, mask, mask.offset + (uint64_t)(size - 1), 1);
 }
 
-/* Bits of elements index .. index + n - 1, n <= FD_TILE, from bit 0 on. */
-static const uint64_t *bits_of(tile *t, int64_t index, size_t n, double p)
+static const uint64_t *bits_at(fd_bits *bits, int64_t index, size_t n, double p)
 {
-    uint64_t at = (uint64_t)index - t->first;
-    if (at >= t->count || n > t->count - at || t->p != p) {
-        const uint64_t left = t->size - (uint64_t)index;
-        fd_source source = t->mask;
-        source.offset += (uint64_t)index;
-        t->first = (uint64_t)index;
-        t->count = left < FD_TILE ? left : FD_TILE;
-        t->p = p;
-        t->words[(t->count - 1) / 64] = 0;
-        fd_keep_bits((uint8_t *)t->words, source, p, (int64_t)t->count);
-        at = 0;
-    }
-    if (at % 64 == 0)
-        return t->words + at / 64;
-    const unsigned shift = at % 64;
-    for (size_t w = 0; w < (n + 63) / 64; w++)
-        t->shifted[w] = t->words[at / 64 + w] >> shift | t->words[at / 64 + w + 1] << (64 - shift);
-    return t->shifted;
+    return fd_bits_at(bits, bits->mask.offset + (uint64_t)index, n, fd_threshold(p), (fd_prefetch){0});
 }
 
 static const char *operand_row(const char *base, const int64_t *step, const fd_softmax *k, int64_t row)
@@ -82,14 +51,14 @@ typedef struct {
     double p;
     const char *x, *bias;
     const uint8_t *allow;
-    tile bits;
+    fd_bits bits;
     double weight[FD_TILE + 16];  /* or floats */
 } soft_row;
 
 static void open_rows(soft_row *r, const fd_softmax *k)
 {
     r->k = k;
-    open_tile(&r->bits, k->mask, k->rows * k->n);
+    open_bits(&r->bits, k->mask, k->rows * k->n);
 }
 
 static void start_row(soft_row *r, int64_t row)
@@ -151,7 +120,7 @@ static FD_APART void softmax_forward(const fd_softmax *k, int64_t row, int64_t e
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, max);
-            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_of(&r.bits, t.index, t.n, r.p), t.n, scale,
+            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, scale,
                                           k->bypass);
         }
     }
@@ -178,13 +147,13 @@ static FD_APART void softmax_backward(const fd_softmax *k, int64_t row, int64_t 
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             exp_of(&r, &t, k->log_sum[row]);
-            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_of(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p));
+            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p));
         }
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, k->log_sum[row]);
-            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits_of(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p), dot,
+            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p), dot,
                                          k->bypass);
         }
     }
@@ -205,9 +174,9 @@ static FD_APART void row_sums_run(const fd_row_sums *k, int64_t first, int64_t e
 {
     enum { FEW = 32 };  /* rows whose sum floats hold well */
     const int64_t item = ITEM[k->dtype];
-    tile t;
+    fd_bits bits;
     double part[FD_TILE + 16];  /* or floats */
-    open_tile(&t, k->mask, k->rows * k->n);
+    open_bits(&bits, k->mask, k->rows * k->n);
     for (int64_t j = 0; j < k->n; j += FD_TILE) {
         const size_t n = k->n - j < FD_TILE ? (size_t)(k->n - j) : FD_TILE;
         for (size_t i = 0; i < n; i++)
@@ -217,7 +186,7 @@ static FD_APART void row_sums_run(const fd_row_sums *k, int64_t first, int64_t e
             for (int64_t r = row; r < row + FEW && r < end; r++) {
                 const int64_t at = r * k->n + j;
                 fd_kernels_in_use()->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
-                                                             bits_of(&t, at, n, k->p), n, fd_scale(k->p), k->bypass);
+                                                             bits_at(&bits, at, n, k->p), n, fd_scale(k->p), k->bypass);
             }
             for (size_t i = 0; i < n; i++)
                 sum[j + (int64_t)i] += k->dtype == FD_F64 ? part[i] : (double)((const float *)part)[i];

@@ -3,9 +3,9 @@
 
 #include <string.h>
 
+#include "bits.h"
 #include "dispatch.h"
 #include "environment.h"
-#include "stream.h"
 
 enum {
     PLANE = FD_TILE / 64,  /* words of a tile's bits */
@@ -44,22 +44,11 @@ size_t fd_samples_scratch(const fd_samples *k, int mean)
     return planes * 8 + (mean ? 2 * planes + 1 : planes) * PLANE * 8;
 }
 
-/* Bits of n elements from `at`; meanwhile what is wanted soon is fetched, and of what is pending is done. */
-static void sample_bits(uint64_t *bits, const fd_samples *k, int64_t sample, uint64_t at, int64_t n, fd_soon soon,
-                        fd_pending *pending)
+/* A sample's bits of n elements from `at`. Also prefetches x and advances what is pending. */
+static void sample_bits(uint64_t *out, fd_bits *bits, const fd_samples *k, int64_t sample, uint64_t at, int64_t n, fd_prefetch x)
 {
-    fd_source mask = k->mask;
-    const double p = k->p[sample * k->p_step];
-    const uint64_t threshold = fd_threshold(p);
-    mask.offset += at + (uint64_t)sample * (uint64_t)k->m_sample;
-    const int even = mask.offset % FD_BLOCK == 0 && mask.offset >> 36 == (mask.offset + FD_TILE - 1) >> 36;
-    if (n == FD_TILE && even && !mask.stored && threshold && !(threshold >> 32)) {  /* no block beyond the tile is made */
-        fd_kernels_in_use()->keep_blocks(bits, FD_TILE / FD_BLOCK, mask.offset / FD_BLOCK, mask.seed, mask.stream, threshold, soon,
-                                       pending);
-        return;  /* the common case, straight to its place */
-    }
-    bits[(n - 1) / 64] = 0;  /* the last word may be filled in part */
-    fd_keep_bits((uint8_t *)bits, mask, p, n);
+    const uint64_t index = k->mask.offset + at + (uint64_t)sample * (uint64_t)k->m_sample;
+    fd_bits_copy(out, bits, index, (size_t)n, fd_threshold(k->p[sample * k->p_step]), x);
 }
 
 static void set_weight(const fd_samples *k, void *weights, size_t i, double weight)
@@ -90,10 +79,11 @@ static FD_APART void samples_mean(const fd_samples *k, int64_t unit, int64_t end
     const size_t planes = planes_of(k, 1), share = (size_t)(FD_TILE * item(k) / k->samples) & ~(size_t)63;  /* of a tile, a sample's */
     uint64_t *bits = scratch, *other = bits + planes * PLANE, *fresh = other + planes * PLANE, *made;
     void *weights = fresh + PLANE;
-    fd_pending pending = {0};
+    fd_bits source;
     unsigned slower = 0;
     while (k->samples >> (slower + 1) && slower < 3)  /* 64 elements at a time are the fewest */
         slower++;
+    fd_bits_open(&source, k->mask, UINT64_MAX, 0);
     for (size_t i = 0; i < planes; i++)
         set_weight(k, weights, i, counted ? (double)((uint64_t)1 << i) : fd_scale(k->p[i]));
 
@@ -104,13 +94,13 @@ static FD_APART void samples_mean(const fd_samples *k, int64_t unit, int64_t end
             memset(bits, 0, planes * PLANE * 8);
         size_t digits = 0;
         for (int64_t s = 0; s < k->samples; s++) {
-            sample_bits(counted ? fresh : bits + s * PLANE, k, s, t.m, t.n, (fd_soon){x + s * share, share, 0}, &pending);
+            sample_bits(counted ? fresh : bits + s * PLANE, &source, k, s, t.m, t.n, (fd_prefetch){x + s * share, share, 0});
             digits += (s + 1) >> digits != 0;  /* what a count of s + 1 has */
             if (counted)
                 kernels->count(bits, digits, fresh);
         }
-        fd_go_on(&pending, SIZE_MAX / 2);
-        pending = (fd_pending){
+        fd_bits_finish(&source);
+        source.pending = (fd_pending){
             .op = kernels->mean[k->dtype],
             .run = {.y = (char *)k->y + t.row * k->y_row + t.from * item(k), .in = {x, weights, &planes}, .bits = bits,
                     .n = (size_t)t.n, .scale = (counted ? fd_scale(*k->p) : 1) / (double)k->samples, .bypass = bypass},
@@ -118,7 +108,7 @@ static FD_APART void samples_mean(const fd_samples *k, int64_t unit, int64_t end
         };
         made = bits, bits = other, other = made;
     }
-    fd_go_on(&pending, SIZE_MAX / 2);
+    fd_bits_finish(&source);
     if (bypass)
         fd_fence();
 }
@@ -135,14 +125,16 @@ static FD_APART void samples_sum(const fd_samples *k, int64_t unit, int64_t end,
     const fd_sample_kernels *kernels = fd_kernels_in_use()->samples;
     uint64_t *bits = scratch;
     void *weights = bits + k->samples * PLANE;
-    fd_pending none = {0};
+    fd_bits source;
+    fd_bits_open(&source, k->mask, UINT64_MAX, 0);
     for (int64_t s = 0; s < k->samples; s++)
         set_weight(k, weights, (size_t)s, fd_scale(k->p[s * k->p_step]));
     for (; unit < end; unit++) {
         const piece t = piece_of(k, unit);
         const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
         for (int64_t s = 0; s < k->samples; s++)
-            sample_bits(bits + s * PLANE, k, s, t.m, t.n, (fd_soon){x + s * k->x_sample, (size_t)(FD_TILE * item(k)), 0}, &none);
+            sample_bits(bits + s * PLANE, &source, k, s, t.m, t.n,
+                        (fd_prefetch){x + s * k->x_sample, (size_t)(FD_TILE * item(k)), 0});
         kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, k->x_sample, bits, (size_t)k->samples,
                                weights, (size_t)t.n);
     }

@@ -12,7 +12,7 @@
  *
  * and float16, bfloat16 are rounded once, at the end.
  *
- * With one p the count comes from binary numbers that stand upright, bit b of every element's count in plane b, so S masks
+ * With one p the count is kept in bit-sliced counters: plane b holds bit b of every element's count, so S masks
  * cost the float pass only log2(S + 1) additions, of 1, 2, 4, ...: the same kernel as p per sample, whose planes are
  * the masks and whose weights are the scales. */
 #ifndef FASTDROP_SAMPLES_H

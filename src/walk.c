@@ -6,22 +6,21 @@
  *   along   the run follows the mask's own order: the bits of a window of the stream, shifted into place
  *   shared  one decision for the whole run (spatial dropout, drop path): all ones or all zeros
  *   across  the run crosses the mask's order (transposed, Fortran, channels-last arrays): rows of bits are made along
- *           the mask, and 64 x 64 bit squares turned
+ *           the mask, and 64 x 64 bit squares transposed
  *
  *       mask order j ->                      memory order i ->
  *     i  b b b b ... one word a row          j  one word a column: the bits of y[j][i .. i+63]
- *     |  b b b b            --- turned --->  |
+ *     |  b b b b            -- transposed -> |
  *
  * x or y that is not consecutive along the run is packed through a tile on the stack.  Nothing here knows of threads: any
  * cut of the units gives the same result, since every decision is a function of its index. */
 #include <string.h>
 
+#include "bits.h"
 #include "dispatch.h"
 #include "environment.h"
-#include "stream.h"
 
 enum {
-    WINDOW = FD_TILE / FD_BLOCK + 2,                /* blocks that cover a tile from anywhere: 17, made in pairs */
     WORDS = FD_TILE / 64 + 1,                       /* of a tile's bits; kernels read one more than they use */
     ALONG = 256,                                    /* a crossed run: 4 squares, long enough for the prefetcher */
     ACROSS = 512,                                   /* runs beside it: two in three blocks of each row are whole */
@@ -38,111 +37,12 @@ static int64_t item_of(const fd_walk *k)
     return k->op == FD_KEEP ? 1 : item[k->dtype];
 }
 
-/* -- a window of the mask's bits ------------------------------------------------------------------------------------ */
+/* -- bits ----------------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    uint64_t first, count, threshold;  /* words hold `count` bits from index `first` */
-    uint64_t words[WINDOW * 4 + 1];
-    uint64_t shifted[WORDS];
-} window;
-
-/* The window in use and the one before, whose last run may still be pending: it is done while the next window is made. */
-typedef struct {
-    window of[2];
-    int now;
-    fd_pending pending;
-} windows;
-
-static void open_windows(windows *w)
+/* The bits of a run; meanwhile x, which they are for, is fetched. */
+static const uint64_t *bits_along(fd_bits *bits, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, const void *x)
 {
-    w->now = 0;
-    w->of[0].count = 0;
-    w->pending = (fd_pending){0};
-}
-
-static void finish(windows *w)
-{
-    fd_go_on(&w->pending, SIZE_MAX / 2);
-}
-
-static void shift_bits(uint64_t *out, const uint64_t *words, unsigned shift, size_t n)
-{
-    size_t count = (n + 63) / 64;
-    if (shift == 0) {
-        memcpy(out, words, count * 8);
-        return;
-    }
-    for (size_t i = 0; i < count; i++)
-        out[i] = words[i] >> shift | words[i + 1] << (64 - shift);
-}
-
-static void stored_bits(uint64_t *out, const uint8_t *stored, uint64_t index, size_t n)
-{
-    const unsigned shift = index % 8;
-    const uint8_t *byte = stored + index / 8;
-    size_t i = 0;
-    for (; i + 64 <= n; i += 64, byte += 8) {
-        uint64_t word;
-        memcpy(&word, byte, 8);
-        out[i / 64] = shift ? word >> shift | (uint64_t)byte[8] << (64 - shift) : word;
-    }
-    if (i == n)
-        return;
-    uint64_t word = 0;
-    for (size_t bit = 0, end = n - i + shift; bit < end; bit += 8)  /* never past the last byte */
-        word |= bit < 64 ? (uint64_t)byte[bit / 8] << bit >> shift : (uint64_t)byte[8] << (64 - shift);
-    out[i / 64] = word;
-}
-
-/* Bits of elements index .. index + n - 1, from bit 0 on.  `last`: the highest index that will be looked at; `ahead`: make
- * more than is asked for, up to that. */
-static const uint64_t *bits_of(windows *both, const fd_source *mask, uint64_t last, int ahead, uint64_t index, size_t n,
-                               uint64_t threshold, fd_soon soon)
-{
-    window *w = &both->of[both->now];
-    if (mask->stored) {
-        finish(both);
-        stored_bits(w->shifted, mask->stored, index, n);
-        return w->shifted;
-    }
-    if (threshold == 0 || threshold >> 32) {
-        finish(both);
-        memset(w->shifted, threshold ? 255 : 0, sizeof w->shifted);
-        return w->shifted;
-    }
-    uint64_t at = index - w->first;
-    if (at >= w->count || n > w->count - at || w->threshold != threshold) {
-        uint64_t block = index / FD_BLOCK, blocks = (index % FD_BLOCK + n + FD_BLOCK - 1) / FD_BLOCK;
-        uint64_t left = last / FD_BLOCK - block + 1;
-        if (ahead && blocks < FD_TILE / FD_BLOCK)
-            blocks = left < FD_TILE / FD_BLOCK ? left : FD_TILE / FD_BLOCK;
-        both->now ^= 1;
-        w = &both->of[both->now];
-        fd_kernels_in_use()->keep_blocks(w->words, blocks, block, mask->seed, mask->stream, threshold, soon, &both->pending);
-        w->first = block * FD_BLOCK;
-        w->count = blocks * FD_BLOCK;
-        w->threshold = threshold;
-        at = index - w->first;
-    }
-    finish(both);
-    if (at % 64 == 0)
-        return w->words + at / 64;
-    shift_bits(w->shifted, w->words + at / 64, at % 64, n);
-    return w->shifted;
-}
-
-/* The same for a walk; meanwhile x, which they are for, comes nearer. */
-static const uint64_t *bits_along(windows *w, const fd_walk *k, uint64_t index, size_t n, uint64_t threshold, const void *x)
-{
-    const fd_soon soon = {x, x && k->far ? n * (size_t)item_of(k) : 0, k->far > 1};
-    return bits_of(w, &k->mask, k->last, k->ahead, index, n, threshold, soon);
-}
-
-static int bit_at(const fd_walk *k, uint64_t index, uint64_t threshold)
-{
-    if (k->mask.stored)
-        return k->mask.stored[index / 8] >> (index % 8) & 1;
-    return fd_keep(k->mask.seed, k->mask.stream, index, threshold);
+    return fd_bits_at(bits, index, n, threshold, (fd_prefetch){x, x && k->far ? n * (size_t)item_of(k) : 0, k->far > 1});
 }
 
 /* -- runs ------------------------------------------------------------------------------------------------------------ */
@@ -237,15 +137,15 @@ static void apply_run(const fd_walk *k, const place *s, const uint64_t *bits, si
 }
 
 /* The same, now or later: bits stay until the window after the next is made. */
-static void apply_later(const fd_walk *k, windows *w, const place *s, const uint64_t *bits, size_t n, double scale)
+static void apply_later(const fd_walk *k, fd_pending *pending, const place *s, const uint64_t *bits, size_t n, double scale)
 {
     if (!k->later) {
         apply_run(k, s, bits, n, scale);
         return;
     }
-    w->pending.op = fd_kernels_in_use()->op[k->op][k->dtype];
-    w->pending.run = run_at(k, s, bits, n, scale);
-    w->pending.done = 0;
+    pending->op = fd_kernels_in_use()->op[k->op][k->dtype];
+    pending->run = run_at(k, s, bits, n, scale);
+    pending->done = 0;
 }
 
 /* -- the plan -------------------------------------------------------------------------------------------------------- */
@@ -442,14 +342,14 @@ static void next_row(place *s, const fd_walk *k, int first, int end, int64_t *at
     }
 }
 
-static void run_row(const fd_walk *k, windows *w, place s, int64_t n)
+static void run_row(const fd_walk *k, fd_bits *source, place s, int64_t n)
 {
     const int last = k->ndim - 1;
     const int64_t m_step = k->m_step[last], p_step = k->p_step[last];
     uint64_t bits[WORDS];
     if (p_step != 0) {  /* a p for each element of the run: only where memory order turned the axes */
         for (int64_t i = 0; i < n; i++) {
-            bits[0] = (uint64_t)bit_at(k, s.m, fd_threshold(*s.p));
+            bits[0] = (uint64_t)fd_bit_at(&k->mask, s.m, fd_threshold(*s.p));
             apply_run(k, &s, bits, 1, fd_scale(*s.p));
             step_place(&s, k, last, 1);
         }
@@ -458,22 +358,23 @@ static void run_row(const fd_walk *k, windows *w, place s, int64_t n)
     const uint64_t threshold = fd_threshold(*s.p);
     const double scale = fd_scale(*s.p);
     if (m_step == 1) {
-        const void *soon = k->in_step[0][last] == item_of(k) ? s.in[0] : NULL;
-        apply_later(k, w, &s, bits_along(w, k, s.m, (size_t)n, threshold, soon), (size_t)n, scale);
+        const void *x = k->in_step[0][last] == item_of(k) ? s.in[0] : NULL;
+        const uint64_t *along = bits_along(source, k, s.m, (size_t)n, threshold, x);
+        apply_later(k, &source->pending, &s, along, (size_t)n, scale);
     } else if (m_step == 0) {
-        int kept = *bits_along(w, k, s.m, 1, threshold, NULL) & 1;
+        int kept = *bits_along(source, k, s.m, 1, threshold, NULL) & 1;
         memset(bits, kept ? 255 : 0, ((size_t)n / 64 + 1) * 8);
         apply_run(k, &s, bits, (size_t)n, scale);
     } else {
         memset(bits, 0, ((size_t)n / 64 + 1) * 8);
         for (int64_t i = 0; i < n; i++)
-            bits[i / 64] |= (uint64_t)bit_at(k, s.m + (uint64_t)i * (uint64_t)m_step, threshold) << (i % 64);
+            bits[i / 64] |= (uint64_t)fd_bit_at(&k->mask, s.m + (uint64_t)i * (uint64_t)m_step, threshold) << (i % 64);
         apply_run(k, &s, bits, (size_t)n, scale);
     }
 }
 
-/* Turn a 64 x 64 bit square: bit j of row[i] becomes bit i of row[j] (Hacker's Delight 7-3: swap ever smaller quarters). */
-static void turn(uint64_t row[64])
+/* Transpose a 64 x 64 bit square: bit j of row[i] becomes bit i of row[j] (Hacker's Delight 7-3: swap ever smaller quarters). */
+static void transpose64(uint64_t row[64])
 {
     uint64_t low = 0x00000000FFFFFFFF;
     for (int d = 32; d; d >>= 1, low ^= low << d)
@@ -484,7 +385,7 @@ static void turn(uint64_t row[64])
         }
 }
 
-static void run_crossed(const fd_walk *k, windows *w, place s, int64_t i0, int64_t j0)
+static void run_crossed(const fd_walk *k, fd_bits *source, place s, int64_t i0, int64_t j0)
 {
     const int64_t rows = k->run - i0 < ALONG ? k->run - i0 : ALONG;
     const int64_t columns = k->columns - j0 < ACROSS ? k->columns - j0 : ACROSS;
@@ -497,14 +398,14 @@ static void run_crossed(const fd_walk *k, windows *w, place s, int64_t i0, int64
         memset(square, 0, sizeof square);
     place row = s;
     for (int64_t i = 0; i < rows; i++) {
-        const uint64_t *bits = bits_along(w, k, row.m + (uint64_t)j0, (size_t)columns, threshold, NULL);
+        const uint64_t *bits = bits_along(source, k, row.m + (uint64_t)j0, (size_t)columns, threshold, NULL);
         for (int64_t j = 0; j < columns; j += 64)
             square[j / 64][i / 64][i % 64] = bits[j / 64];
         next_row(&row, k, k->run_axis, k->ndim, at);
     }
     for (int64_t j = 0; j < columns; j += 64)
         for (int64_t i = 0; i < rows; i += 64)
-            turn(square[j / 64][i / 64]);
+            transpose64(square[j / 64][i / 64]);
     go_to_row(&s, k, k->column_axis, k->run_axis, j0, at);
     if (k->joined) {  /* short runs, one after the other */
         uint64_t bits[ACROSS + 2];
@@ -533,15 +434,15 @@ static FD_APART void run_units(const fd_walk *k, int64_t unit, int64_t end)
     const int64_t n = k->shape[last];
     int64_t at[FD_MAX_NDIM];
     place s;
-    windows w;
-    open_windows(&w);
+    fd_bits bits;
+    fd_bits_open(&bits, k->mask, k->last, k->ahead);
     if (k->crossed) {
         const int64_t runs = (k->run + ALONG - 1) / ALONG;
         for (; unit < end; unit++) {
             int64_t tile = unit % k->tiles;
             s = start;
             go_to_row(&s, k, 0, k->column_axis, unit / k->tiles, at);
-            run_crossed(k, &w, s, tile % runs * ALONG, tile / runs * ACROSS);
+            run_crossed(k, &bits, s, tile % runs * ALONG, tile / runs * ACROSS);
         }
         return;
     }
@@ -551,19 +452,19 @@ static FD_APART void run_units(const fd_walk *k, int64_t unit, int64_t end)
             s = start;
             go_to_row(&s, k, 0, last, unit % k->rows, at);
             step_place(&s, k, last, from);
-            run_row(k, &w, s, (to < n ? to : n) - from);
+            run_row(k, &bits, s, (to < n ? to : n) - from);
         }
-        finish(&w);
+        fd_bits_finish(&bits);
         return;
     }
     int64_t row = unit * k->rows_a_unit, stop = end * k->rows_a_unit;
     s = start;
     go_to_row(&s, k, 0, last, row, at);
     for (; row < stop && row < k->rows; row++) {
-        run_row(k, &w, s, n);
+        run_row(k, &bits, s, n);
         next_row(&s, k, 0, last, at);
     }
-    finish(&w);
+    fd_bits_finish(&bits);
 }
 
 void fd_run(const fd_walk *k, int64_t unit, int64_t end)
@@ -575,20 +476,4 @@ void fd_run(const fd_walk *k, int64_t unit, int64_t end)
     fd_leave_environment(caller);
     if (k->bypass)
         fd_fence();
-}
-
-void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
-{
-    const uint64_t last = mask.offset + (uint64_t)(n - 1);
-    const uint64_t threshold = fd_threshold(p);
-    windows w;
-    open_windows(&w);
-    for (int64_t i = 0; i < n; i += FD_TILE) {
-        size_t count = n - i < FD_TILE ? (size_t)(n - i) : FD_TILE;
-        const uint64_t *bits = bits_of(&w, &mask, last, 0, mask.offset + (uint64_t)i, count, threshold, (fd_soon){0});
-        size_t bytes = (count + 7) / 8;
-        memcpy(out + i / 8, bits, bytes);
-        if (count % 8)
-            out[i / 8 + (int64_t)bytes - 1] &= (uint8_t)((1 << count % 8) - 1);
-    }
 }

@@ -1,7 +1,7 @@
 /* The vector vocabulary on AVX2 with F16C: the list and the meaning of each name is in kernels.inc. */
 #include <immintrin.h>
 
-enum { LANES = 8, UNITS = 2, VF = 8, VD = 4 };
+enum { LANES = 8, INTERLEAVE = 2, VF = 8, VD = 4 };
 
 /* 8 calls as two vectors of 64-bit lanes, even and odd ones, with rubbish in the high halves: see vec_avx512.h. */
 typedef struct { __m256i even, odd; } lanes;

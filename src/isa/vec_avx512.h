@@ -1,7 +1,7 @@
 /* The vector vocabulary on AVX-512 (F, BW, VL, DQ): the list and the meaning of each name is in kernels.inc. */
 #include <immintrin.h>
 
-enum { LANES = 16, UNITS = 2, VF = 16, VD = 8 };
+enum { LANES = 16, INTERLEAVE = 2, VF = 16, VD = 8 };
 
 /* 16 calls as two vectors of 64-bit lanes, even and odd ones: what vpmuludq eats and leaves.  The high halves hold
  * rubbish between rounds, which it ignores: this saves the blends that packed 32-bit lanes would need. */

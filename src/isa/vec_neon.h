@@ -1,7 +1,7 @@
 /* The vector vocabulary on AArch64 NEON: the list and the meaning of each name is in kernels.inc. */
 #include <arm_neon.h>
 
-enum { LANES = 4, UNITS = 2, VF = 4, VD = 2 };
+enum { LANES = 4, INTERLEAVE = 2, VF = 4, VD = 2 };
 
 typedef uint32x4_t lanes;  /* umull and uzp give packed low and high halves directly */
 

@@ -1,7 +1,7 @@
 /* The vector vocabulary in plain C, for any machine: the list and the meaning of each name is in kernels.inc. */
 #include <math.h>
 
-enum { LANES = 4, UNITS = 1, VF = 4, VD = 4 };
+enum { LANES = 4, INTERLEAVE = 1, VF = 4, VD = 4 };
 
 typedef struct { uint32_t v[4]; } lanes;
 

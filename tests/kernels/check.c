@@ -223,6 +223,42 @@ static void check_bits(void)
     free(got);
 }
 
+/* Runs of one reader of bits, the indices of the kept among them and their uniforms, element by element. */
+static void check_runs(void)
+{
+    const uint64_t extent = 20000;
+    const fd_source mask = draw_mask(extent);
+    const double p = draw_p(&mask);
+    fd_bits bits;
+    fd_bits_open(&bits, mask, mask.offset + extent - 1, one_in(2));
+    for (uint64_t at = 0; at < extent; at += (uint64_t)below(5000)) {
+        const uint64_t most = extent - at, n = one_in(2) ? 1 + draw() % FD_TILE : 1 + draw() % 300;
+        const size_t run = n < most ? n : most;
+        uint64_t copy[FD_TILE / 64];
+        uint16_t places[FD_TILE];
+        uint32_t uniforms[FD_TILE];
+        const uint64_t *words = fd_bits_at(&bits, mask.offset + at, run, fd_threshold(p), (fd_prefetch){0});
+        for (size_t i = 0; i < run; i++)
+            CHECK((int)(words[i / 64] >> (i % 64) & 1) == kept(&mask, at + i, p), "bit %zu of a run at %" PRIu64, i, mask.offset + at);
+        fd_bits_copy(copy, &bits, mask.offset + at, run, fd_threshold(p), (fd_prefetch){0});
+        for (size_t i = 0; i < run; i++)
+            CHECK((int)(copy[i / 64] >> (i % 64) & 1) == kept(&mask, at + i, p), "bit %zu of a copy at %" PRIu64, i, mask.offset + at);
+        const size_t count = fd_kept_at(places, &bits, mask.offset + at, run, fd_threshold(p));
+        size_t next = 0;
+        for (size_t i = 0; i < run; i++)
+            if (kept(&mask, at + i, p))
+                CHECK(next < count && places[next++] == i, "kept index %zu of a run at %" PRIu64, i, mask.offset + at);
+        CHECK(next == count, "%zu are kept at %" PRIu64 ", not %zu", next, mask.offset + at, count);
+        if (mask.stored)
+            continue;
+        fd_uniforms(uniforms, &mask, mask.offset + at, run);
+        for (size_t i = 0; i < run; i++)
+            CHECK(uniforms[i] == fd_uniform32(mask.seed, mask.stream, mask.offset + at + i), "uniform %zu of a run at %" PRIu64, i,
+                  mask.offset + at);
+    }
+    free((void *)mask.stored);
+}
+
 static void check_blocks(void)
 {
     size_t blocks = 1 + (size_t)below(40);
@@ -232,7 +268,7 @@ static void check_blocks(void)
         return;
     uint64_t *words = memory((blocks + 1) * 32);
     fd_pending none = {0};
-    fd_kernels_in_use()->keep_blocks(words, blocks, first, seed, stream, threshold, (fd_soon){0}, &none);
+    fd_kernels_in_use()->keep_blocks(words, blocks, first, seed, stream, threshold, (fd_prefetch){0}, &none);
     for (uint64_t i = 0; i < blocks * 256; i++)
         CHECK((int)(words[i / 64] >> (i % 64) & 1) == fd_keep(seed, stream, first * 256 + i, threshold),
               "element %" PRIu64 " of %zu blocks from %" PRIu64, i, blocks, first);
@@ -257,6 +293,8 @@ int main(int argc, char **argv)
             const enum fd_dtype dtype = (enum fd_dtype)(i % FD_DTYPES);
             check_bits();
             check_blocks();
+            if (i % 8 == 0)
+                check_runs();
             check_array((enum fd_op)(i / FD_DTYPES % (FD_OPS + 1)), dtype);
             check_losses((enum fd_loss)(i / FD_DTYPES % (FD_CROSS_ENTROPY + 1)), dtype);
             check_softmax(dtype);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bits.h"
 #include "dispatch.h"
 #include "isa/half.h"
 #include "rows.h"
