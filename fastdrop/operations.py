@@ -140,3 +140,22 @@ def gelu_backward(dy, x):
     """dy * (phi(x) + x * phi'(x))"""
     density = exp(like(x, -0.5) * x * x) * like(x, 0.3989422804014327)
     return dy * (phi(x) + cut(x) * density)
+
+
+@formula
+def sigmoid(x):
+    """1 / (1 + exp(-x)), of an exponential that does not overflow."""
+    e = exp(-abs(x))
+    return where(x < like(x, 0), e, like(x, 1)) / (like(x, 1) + e)
+
+
+@operation(activation=True, tolerance=3)
+def silu(x):
+    """x * sigmoid(x), by Elfwing, Uchibe and Doya, arXiv 1702.03118; also called swish."""
+    return at_least(x, -FAR) * sigmoid(x)
+
+
+@operation(tolerance=3)
+def silu_backward(dy, x):
+    """dy * (sigmoid(x) + x * sigmoid'(x))"""
+    return dy * (sigmoid(x) + cut(x) * (sigmoid(x) * sigmoid(-x)))
