@@ -9,7 +9,7 @@ from . import fused, layers
 from ._version import __version__
 from .attention import softmax_dropout, softmax_dropout_backward
 from .backends import get_backend, use_backend
-from .config import get_num_threads, release_buffers, set_buffer_limit, set_num_threads, show_config, threads
+from .config import release_buffers, set_buffer_limit, show_config
 from .functional import dropout, dropout_backward
 from .fused import *  # noqa: F403
 from .inference import mc_dropout
@@ -24,6 +24,7 @@ from .multi_sample import (
     multi_sample_mean,
     multi_sample_mean_backward,
 )
+from .num_threads import get_num_threads, set_num_threads, threads
 from .rng import Rng
 
 __all__ = [

@@ -9,10 +9,11 @@ import numpy as np
 
 from . import backends
 from .arguments import check_axis
-from .buffers import as_array, axis_last, new_like, with_room
+from .arrays import as_array, as_native, axis_last, output_like
 from .dispatch import operation
 from .functional import check_mask, mask_for
-from .masks import Mask, plain, target
+from .masks import Mask
+from .memory import new_like, with_room
 
 __all__ = ["softmax_dropout", "softmax_dropout_backward"]
 
@@ -78,7 +79,7 @@ def softmax_dropout(scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, ma
     shape, p, take, _ = mask_for(scores.shape, p, rng, mask, training)
     _check_mask(shape, p, scores, axis)
     bias, allow = _attention(attention_mask, scores, axis)
-    y = target(scores, out)
+    y = output_like(scores, out)
     mask = take()
     log_sum = np.empty(scores.shape[:axis] + scores.shape[axis + 1 :])
     _run(y, log_sum, None, scores, bias, allow, mask, axis)
@@ -134,8 +135,8 @@ def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_ma
             f"got {log_sum.dtype} of shape {log_sum.shape}"
         )
     bias, allow = _attention(attention_mask, scores, axis)
-    dx = target(scores, out)
-    _run(dx, np.ascontiguousarray(plain(log_sum)), dy, scores, bias, allow, mask, axis)
+    dx = output_like(scores, out)
+    _run(dx, np.ascontiguousarray(as_native(log_sum)), dy, scores, bias, allow, mask, axis)
     return dx
 
 
@@ -163,7 +164,7 @@ def _attention(attention_mask, scores, axis):
     wide = axis_last(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis)
     shape = axis_last(scores, axis).shape
     wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows: kernels read consecutive numbers
-    wide = np.broadcast_to(np.ascontiguousarray(plain(wide)).reshape(wide.shape), shape)
+    wide = np.broadcast_to(np.ascontiguousarray(as_native(wide)).reshape(wide.shape), shape)
     return (None, wide) if is_bool else (wide, None)
 
 
@@ -182,8 +183,8 @@ def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
     if type(p) is not float:
         p = axis_last(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis)
         p = np.broadcast_to(p[..., 0], axis_last(scores, axis).shape[:-1])
-    x = with_room(np.ascontiguousarray, plain(axis_last(scores, axis)))
-    gradient = None if dy is None else with_room(np.ascontiguousarray, plain(axis_last(dy, axis)))
+    x = with_room(np.ascontiguousarray, as_native(axis_last(scores, axis)))
+    gradient = None if dy is None else with_room(np.ascontiguousarray, as_native(axis_last(dy, axis)))
     last = axis == scores.ndim - 1
     y = out if last and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative else new_like(x)
     if not last or mask._strides is not None:

@@ -10,21 +10,14 @@ import os
 import platform
 import sys
 import warnings
-from contextlib import contextmanager
 
 from . import backends
 from ._version import __version__
 from .arguments import explained
+from .compiled import _core, why_not
 from .locks import after_fork, new_lock
+from .num_threads import MAX_THREADS, get_num_threads, set_num_threads
 from .rule import STREAM_VERSION
-
-try:
-    import fastdrop._core as _core  # not "from . import": its error blames a circular import where there is no _core
-except ImportError as error:
-    _core = None
-    _why_not = str(error)
-
-MOST_THREADS = 1024
 
 
 def _cpus():
@@ -47,69 +40,11 @@ def _threads_at_start():
     take is ignored, as OpenMP does."""
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     others = int(text) if text.isdecimal() and len(text) <= 20 else 0
-    return _from_environment("FASTDROP_NUM_THREADS", 1, MOST_THREADS, min(others, MOST_THREADS) or _cpus())
+    return _from_environment("FASTDROP_NUM_THREADS", 1, MAX_THREADS, min(others, MAX_THREADS) or _cpus())
 
 
-_threads = 1
 _buffer_limit = 512 << 20
 _lock = new_lock()
-
-
-@explained
-def set_num_threads(n):
-    """Set how many threads the kernels may use, in this process. It changes no result.
-
-    Parameters
-    ----------
-    n : int
-        At least 1, at most 1024. Threads are started when a large array first needs them; where the system refuses one,
-        fewer work.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``n`` is not such an integer.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> with fd.threads(2):
-    ...     fd.get_num_threads()
-    2
-    """
-    global _threads
-    try:
-        number = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n must be an integer of at least 1, got {n!r}") from None
-    if not 1 <= number <= MOST_THREADS:
-        raise ValueError(f"n must be an integer of at least 1 and at most {MOST_THREADS}, got {number}")
-    with _lock:
-        _threads = number
-        if _core is not None:
-            _core.set_threads(number)
-
-
-def get_num_threads():
-    """Return how many threads the kernels may use."""
-    return _threads
-
-
-@contextmanager
-def threads(n):
-    """Set the number of threads for a ``with`` block; the number before it comes back at its end.
-
-    Parameters
-    ----------
-    n : int
-        At least 1.
-    """
-    before = _threads
-    set_num_threads(n)
-    try:
-        yield
-    finally:
-        set_num_threads(before)
 
 
 @explained
@@ -210,12 +145,12 @@ def start():
     forced = os.environ.get("FASTDROP_ISA")
     if _core is None:
         if forced:
-            raise ImportError(f"FASTDROP_ISA={forced} needs the compiled extension, which cannot be loaded: {_why_not}")
+            raise ImportError(f"FASTDROP_ISA={forced} needs the compiled extension, which cannot be loaded: {why_not}")
         backends.choose()
         backend = backends.get_backend()
         warnings.warn(
             f"fastdrop runs on its {backend} backend, which gives the same results more slowly: the compiled one "
-            f"cannot be loaded ({_why_not}). To have it, {backends.CURES['native']}"
+            f"cannot be loaded ({why_not}). To have it, {backends.CURES['native']}"
             + (f"; or {backends.CURES['numba']}." if backend == "reference" else "."),
             RuntimeWarning,
             stacklevel=3,

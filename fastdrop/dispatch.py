@@ -2,7 +2,7 @@
 
 The body of a declared function sees ndarrays only, and an ``out`` that overlaps nothing it must not.  Plain arrays go
 straight to it.  Anything else is looked at once, here: what lies on the CPU is viewed as an ndarray, and results are
-delivered as their owner has them (`buffers`); what lies in CUDA memory goes to the function of the same name in
+delivered as their owner has them (`borders.host`); what lies in CUDA memory goes to the function of the same name in
 `fastdrop.cuda`.  Nothing of the caller's memory is held when the call is over, not even by an exception's traceback,
 whose frames would keep a ``bytearray`` from being resized.
 
@@ -18,7 +18,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from .arguments import check_keywords
-from .buffers import check_places, deliver, on_device, overlaps, view, written
+from .arrays import check_places, overlaps
+from .borders.host import deliver, on_device, view, written
 from .rng import QUIET, Rehearsal, Rng, as_rng
 
 

@@ -4,8 +4,9 @@ import inspect
 
 from . import backends
 from .arguments import check_mask_shape, check_p, check_training, explained, fit_p, joint_shape
+from .arrays import broadcast_to_mask, output_like
 from .dispatch import operation
-from .masks import Mask, run, spread, target
+from .masks import Mask, apply_into
 from .rng import as_rng
 
 
@@ -114,12 +115,12 @@ def dropout(
 
 def _body(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
     shape, _, take, keeps_all = mask_for(x.shape, p, rng, mask, training, mask_shape)
-    wide = spread(x, shape, "x")
+    wide = broadcast_to_mask(x, shape, "x")
     as_it_is = keeps_all and out is None and wide is x
-    y = x if as_it_is else target(wide, out)
+    y = x if as_it_is else output_like(wide, out)
     mask = take()
     if y.size and not as_it_is:
-        run(y, wide, mask)
+        apply_into(y, wide, mask)
     return y, mask
 
 

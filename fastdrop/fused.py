@@ -9,10 +9,10 @@ import numpy as np
 
 from . import backends
 from .arguments import check_shape
-from .buffers import as_array, new_array, wide_dtype, with_room
+from .arrays import as_array, as_native, output_like, sum_dtype
 from .dispatch import operation
 from .functional import check_mask, mask_for
-from .masks import plain, target
+from .memory import new_array, with_room
 
 __all__ = [
     "dropout_add",
@@ -117,11 +117,11 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     as_array(dy, "dy")
     _fits("bias_shape", bias_shape, "dy", dy.shape)
     _fits("mask", mask.shape, "dy", dy.shape)
-    dx = target(dy, out)
-    dbias = with_room(np.zeros, (1,) * (dy.ndim - len(bias_shape)) + bias_shape, wide_dtype(dy.dtype))
+    dx = output_like(dy, out)
+    dbias = with_room(np.zeros, (1,) * (dy.ndim - len(bias_shape)) + bias_shape, sum_dtype(dy.dtype))
     if dy.size:
         whole = dx if dx.flags.aligned and dx.dtype.isnative else new_array(dx.shape, dx.dtype.newbyteorder("="))
-        backends.current().apply_sum(dbias, plain(dy), mask, whole)
+        backends.current().apply_sum(dbias, as_native(dy), mask, whole)
         if whole is not dx:
             dx[...] = whole
     return dx, dbias.reshape(bias_shape).astype(dy.dtype)
@@ -349,12 +349,12 @@ def _forward(op, inputs, p, rng, mask, training, mask_shape, out):
         _fits(other, a.shape, name, x.shape)
     shape, _, take, _ = mask_for(x.shape, p, rng, mask, training, mask_shape)
     _fits("mask" if mask_shape is None else "mask_shape", shape, name, x.shape)
-    y = target(x, out)
+    y = output_like(x, out)
     mask = take()
     if y.size:
         whole = y if y.flags.aligned and y.dtype.isnative else new_array(y.shape, y.dtype.newbyteorder("="))
         arrays = (a if a.shape == x.shape else np.broadcast_to(a, x.shape) for a in inputs.values())
-        backends.current().elementwise(op, whole, tuple(plain(a) for a in arrays), mask)
+        backends.current().elementwise(op, whole, tuple(as_native(a) for a in arrays), mask)
         if whole is not y:
             y[...] = whole
     return y, mask

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, overload
 
 from .arguments import check_p, check_samples, check_training, explained
-from .buffers import shape_of
+from .borders.host import shape_of
 from .functional import dropout, dropout_backward
 from .inference import Sample, _predicting
 from .multi_sample import multi_sample_linear, multi_sample_linear_backward

@@ -17,10 +17,11 @@ import numpy as np
 
 from . import backends
 from .arguments import check_axis, check_number, check_shape
-from .buffers import as_array, axis_last, check_out, new_array, new_like
+from .arrays import as_array, as_native, axis_last, check_out, output_like
 from .dispatch import operation
 from .functional import mask_for
-from .masks import plain, run, target
+from .masks import apply_into
+from .memory import new_array, new_like
 
 __all__ = ["RDrop", "cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
 
@@ -319,10 +320,10 @@ def r_drop_pair(x, p, *, rng=None, out=None):
     """
     x = np.broadcast_to(as_array(x, "x"), check_shape((2, *x.shape)))
     _, _, take, _ = mask_for(x.shape, p, rng, None, True)
-    y = new_array(x.shape, x.dtype.newbyteorder("=")) if out is None else target(x, out)
+    y = new_array(x.shape, x.dtype.newbyteorder("=")) if out is None else output_like(x, out)
     mask = take()
     if y.size:
-        run(y, x, mask)
+        apply_into(y, x, mask)
     return y, mask
 
 
@@ -383,7 +384,7 @@ class _Call:
             shape = *self.lead, self.n
             if labels.shape != shape:
                 raise ValueError(f"labels of probabilities must have a's shape {shape}, got {labels.shape}")
-            self.target = np.ascontiguousarray(plain(labels), dtype).reshape(self.rows, self.n)
+            self.target = np.ascontiguousarray(as_native(labels), dtype).reshape(self.rows, self.n)
             if labels.size and not labels.min() >= 0:
                 self._refuse(~(self.target >= 0).all(axis=1), labels.min(), "probabilities of at least 0")
             return

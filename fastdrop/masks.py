@@ -16,26 +16,19 @@ from contextlib import suppress
 import numpy as np
 
 from . import backends
+from . import rng as rngs
 from .arguments import check_allocatable, check_p, check_shape, explained, fit_p, joint_shape
-from .buffers import (
-    FLOATS,
-    as_array,
-    check_out,
-    new_array,
-    new_like,
-    view,
-    wide_dtype,
-    with_room,
-)
+from .arrays import FLOATS, as_array, as_native, broadcast_to_mask, check_out, output_like, sum_dtype
+from .borders.host import view
+from .compiled import _core
 from .dispatch import operation
+from .memory import new_array, with_room
 from .rng import as_rng
 from .rule import MASK64, scale_of
 
-try:  # in C they are quick to make and to read
-    from . import _core
-    from ._core import Fields, make
-except ImportError:
-    _core = None
+if _core is not None:  # in C they are quick to make and to read
+    Fields, make = _core.Fields, _core.make
+else:
 
     class Fields:
         """The fields of a mask; stands for the compiled class where there is none."""
@@ -379,10 +372,10 @@ class Mask(Fields):
         array([[0., 0., 2., 2.],
                [0., 0., 2., 2.]], dtype=float32)
         """
-        x = spread(x, self._shape, "x")
-        y = target(x, out)
+        x = broadcast_to_mask(x, self._shape, "x")
+        y = output_like(x, out)
         if y.size:
-            run(y, x, self)
+            apply_into(y, x, self)
         return y
 
     @operation("dy", out=("dy",))
@@ -429,14 +422,14 @@ class Mask(Fields):
         if dy.shape != shape:
             raise ValueError(f"dy must have the shape of apply(x), {shape}, got {dy.shape}")
         if x_shape == shape:
-            dy = spread(dy, self._shape, "dy")
-            dx = target(dy, out)
+            dy = broadcast_to_mask(dy, self._shape, "dy")
+            dx = output_like(dy, out)
             if dx.size:
-                run(dx, dy, self)
+                apply_into(dx, dy, self)
             return dx
-        dy = plain(dy)
+        dy = as_native(dy)
         dx = new_array(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
-        total = with_room(np.zeros, (1,) * (dy.ndim - dx.ndim) + dx.shape, wide_dtype(dy.dtype))
+        total = with_room(np.zeros, (1,) * (dy.ndim - dx.ndim) + dx.shape, sum_dtype(dy.dtype))
         if dy.size:
             backends.current().apply_sum(total, dy, self)
         dx[...] = total.reshape(dx.shape)
@@ -602,32 +595,9 @@ def _index(k, axis):
     raise TypeError(f"a mask takes integers and slices of step 1, got {k!r} on axis {axis}; {CAN}")
 
 
-def spread(x, shape, name):
-    """Return ``x`` broadcast with a mask's ``shape``: itself where that changes nothing."""
-    as_array(x, name)
-    if x.shape == shape:
-        return x
-    shape = joint_shape(x.shape, shape, x.itemsize, f"{name} of shape", "the mask's shape")
-    return x if x.shape == shape else np.broadcast_to(x, shape)
-
-
-def target(x, out):
-    """Return the array to write: ``out`` if it can take the result for ``x``, a new one if it is None."""
-    return new_like(x) if out is None else check_out(out, "out", x.shape, x.dtype)
-
-
-def plain(x):
-    """Return ``x``, or a copy of it where it is unaligned or byte-swapped."""
-    if x.flags.aligned and x.dtype.isnative:
-        return x
-    copy = new_like(x)
-    copy[...] = x
-    return copy
-
-
-def run(y, x, mask):
+def apply_into(y, x, mask):
     """Backend call of `apply` on checked arrays of one shape; copies only where x or y is unaligned or byte-swapped."""
-    x = plain(x)
+    x = as_native(x)
     if y.flags.aligned and y.dtype.isnative:
         backends.current().apply(y, x, mask)
     else:
@@ -669,3 +639,6 @@ def mask(shape, p, *, rng=None):
     p = fit_p(check_p(p), shape)
     seed, stream = as_rng(rng).take()
     return Mask._make(seed, stream, shape, p)
+
+
+rngs.new_mask = mask

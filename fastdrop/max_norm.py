@@ -7,8 +7,9 @@ import numpy as np
 
 from . import backends
 from .arguments import check_number
-from .buffers import as_array, with_room
+from .arrays import as_array
 from .dispatch import operation
+from .memory import with_room
 
 __all__ = ["max_norm_"]
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from . import backends
 from .arguments import check_allocatable, check_p, check_samples, check_shape
-from .buffers import as_array, check_out, new_array, new_like, with_room
+from .arrays import as_array, as_native, broadcast_to_mask, check_out, output_like
 from .dispatch import operation
 from .functional import check_mask, mask_for
-from .masks import Mask, plain, run, spread, target
+from .masks import Mask, apply_into
+from .memory import new_array, new_like, with_room
 
 SCRATCH = 6  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
 LEAST = 1 << 20  # bytes that it may have in any case
@@ -75,11 +76,11 @@ def multi_sample_dropout(x, p, samples, *, rng=None, out=None):
     array([2., 0., 2., 4.])
     """
     shape, take = _mask_for(as_array(x, "x"), p, samples, rng)
-    x = spread(x, shape, "x")
-    y = target(x, out)
+    x = broadcast_to_mask(x, shape, "x")
+    y = output_like(x, out)
     mask = take()
     if y.size:
-        run(y, x, mask)
+        apply_into(y, x, mask)
     return y, mask
 
 
@@ -110,7 +111,7 @@ def multi_sample_dropout_backward(dy, mask, *, out=None):
     as_array(dy, "dy")
     if dy.shape != mask.shape:
         raise ValueError(f"dy must have the mask's shape, {mask.shape}, got {dy.shape}")
-    dy = with_room(np.ascontiguousarray, plain(dy)) if dy.ndim > 1 else plain(dy)
+    dy = with_room(np.ascontiguousarray, as_native(dy)) if dy.ndim > 1 else as_native(dy)
     dx = new_array(dy.shape[1:], dy.dtype) if out is None else check_out(out, "out", dy.shape[1:], dy.dtype)
     if dx.size:
         _whole(dx, lambda whole: backends.current().sample_sum(whole, dy, mask))
@@ -424,7 +425,7 @@ def _mean(x, mask, out=None):
         return out
     y = new_like(x) if out is None else out
     if x.size:
-        x = with_room(np.ascontiguousarray, plain(x)).reshape(x.shape)
+        x = with_room(np.ascontiguousarray, as_native(x)).reshape(x.shape)
         _whole(y, lambda whole: backends.current().sample_mean(whole, x, mask))
     return y
 
@@ -448,4 +449,4 @@ def _operands(x, W):
         raise ValueError(f"W must have the shape (F, C), got {W.shape}")
     if not x.ndim or x.shape[-1] != W.shape[0]:
         raise ValueError(f"x must have {W.shape[0]} features, W's first axis, on its last axis, got shape {x.shape}")
-    return with_room(np.ascontiguousarray, plain(x)), plain(W)
+    return with_room(np.ascontiguousarray, as_native(x)), as_native(W)

@@ -45,7 +45,7 @@ True
 """
 
 try:
-    from .backends.numba_rule import keep, keep_bits64, keep_lane, scale, threshold, uniform32
+    from .backends.numba_common.rule import keep, keep_bits64, keep_lane, scale, threshold, uniform32
 except ImportError as error:
     raise ImportError(f"fastdrop.numba needs the package numba ({error}): pip install numba") from error
 

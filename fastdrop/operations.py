@@ -3,8 +3,8 @@
 Backends, `fastdrop.cuda`, benchmarks and tests read these lists; src/ops.def has the same names for C.  A formula is
 plain NumPy, as the reference backend runs it on arrays.  Numba compiles the same functions for one element on the CPU
 and on CUDA, so a formula is made of arithmetic, comparisons, other formulas and the functions of the first section,
-which `numba_rule` knows how to compile.  A number becomes one of x's type by `like(x, number)`: in compiled code a bare
-one is a double, and makes doubles of floats.
+which `numba_common.rule` knows how to compile.  A number becomes one of x's type by `like(x, number)`: in compiled code
+a bare one is a double, and makes doubles of floats.
 """
 
 import inspect

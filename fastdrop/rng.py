@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .typing import Probability, RngLike, Shape
 
 _lock = new_lock()  # of all generators: held for an addition
+new_mask = None  # `fastdrop.mask`, set by masks.py, which imports this file
 
 
 def _uint64(name: str, value: object) -> int:
@@ -126,9 +127,7 @@ class Rng:
         -------
         Mask
         """
-        from .masks import mask
-
-        return mask(shape, p, rng=self)
+        return new_mask(shape, p, rng=self)
 
     def spawn(self, n: SupportsIndex) -> list[Rng]:
         """Make ``n`` independent generators.

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop import backends, buffers
+from fastdrop import backends
+from fastdrop.borders import host
 
 N = 24
 X = np.linspace(1, 2, N, dtype=np.float32)
@@ -235,7 +236,7 @@ def test_nothing_to_drop_returns_the_object_itself(lent):
 
 def test_gradient_summed_from_and_into_any_buffer(lent):
     mask = fd.mask((3, 8), 0.5, rng=0)
-    dy = buffers.view(lent.obj, "dy", lent.dtype.get("dtype")).reshape(3, 8)
+    dy = host.view(lent.obj, "dy", lent.dtype.get("dtype")).reshape(3, 8)
     want = mask.backward(dy.copy(), x_shape=(8,))
     out = bytearray(32)
     assert mask.backward(dy, x_shape=(8,), out=out, dtype="float32") is out

@@ -37,7 +37,7 @@ def signatures(store, compute):
     from numba import types
     from numba.types import boolean, int64, uint8, uint64
 
-    from fastdrop.backends.numba_cuda_parts import AXES
+    from fastdrop.backends.numba_cuda.parts import AXES
 
     def array(dtype):
         return types.Array(dtype, 1, "C")
@@ -77,10 +77,11 @@ def launched(dtype):
     from numba import typeof
 
     import fastdrop as fd
-    from fastdrop.backends import numba_cuda, numba_cuda_rows
-    from fastdrop.cuda.arrays import DeviceArray
+    from fastdrop.backends.numba_cuda import ops
+    from fastdrop.backends.numba_cuda import rows as row_kernels
+    from fastdrop.borders.cuda import DeviceArray
 
-    kernels = numba_cuda.kernels_of(dtype) | numba_cuda_rows.kernels_of(dtype)
+    kernels = ops.kernels_of(dtype) | row_kernels.kernels_of(dtype)
     names = {id(kernel): name for name, kernel in kernels.items()}
     found = {}
 
@@ -100,22 +101,22 @@ def launched(dtype):
         def upload(self, host, stream):
             return host
 
-    numba_cuda.launch = numba_cuda_rows.launch_rows = record
+    ops.launch = row_kernels.launch_rows = record
     x = Nowhere(dtype, 4, 6)
     real, mask = x.computed_in, fd.mask((4, 6), 0.1, rng=0)
     rows, one, labels, ignored = (Nowhere(name, *s) for name, *s in ((real, 4), (real,), ("int64", 4), ("bool", 4)))
     for each in (mask, mask.stored(), fd.mask((4, 6), [0.1, 0.2, 0.3, 0.4], rng=0)):
         for op in OPERATIONS.values():
             if not op.residual:
-                numba_cuda.elementwise(op.name, x, (x,) * len(op.inputs), each, 0)
-        numba_cuda.dropout_add(x, x, x, None, each, 0)
-        numba_cuda.dropout_add(x, x, x, x, each, 0)
-        numba_cuda.apply_sum(Nowhere(dtype, 6), x, each, 0)
-        numba_cuda.sample_mean(Nowhere(dtype, 6), Nowhere(dtype, 6), each, 0)
-        numba_cuda.softmax_dropout(x, Nowhere(real, 4, 2), x, Nowhere("bool", 4, 6), each, 0)
-        numba_cuda.softmax_dropout_backward(x, x, Nowhere(real, 4, 2), x, None, each, 0)
+                ops.elementwise(op.name, x, (x,) * len(op.inputs), each, 0)
+        ops.dropout_add(x, x, x, None, each, 0)
+        ops.dropout_add(x, x, x, x, each, 0)
+        ops.apply_sum(Nowhere(dtype, 6), x, each, 0)
+        ops.sample_mean(Nowhere(dtype, 6), Nowhere(dtype, 6), each, 0)
+        row_kernels.softmax_dropout(x, Nowhere(real, 4, 2), x, Nowhere("bool", 4, 6), each, 0)
+        row_kernels.softmax_dropout_backward(x, x, Nowhere(real, 4, 2), x, None, each, 0)
     for marks in ((None, None), (labels, ignored)):
-        numba_cuda.pair_loss(
+        row_kernels.pair_loss(
             (one, one, one), rows, rows, rows, one, x, x, x, x, *marks, 0,
             alpha=1.0, reduction="mean", ignore_index=-100, smoothing=0.1, sharpness=1.0,
         )  # fmt: skip
@@ -127,8 +128,9 @@ def compile_all():
     import numba.cuda.dispatcher
     from numba import cuda, types
 
-    from fastdrop.backends import numba_cuda, numba_cuda_rows
-    from fastdrop.backends.numba_cuda_parts import AXES
+    from fastdrop.backends.numba_cuda import ops
+    from fastdrop.backends.numba_cuda import rows as row_kernels
+    from fastdrop.backends.numba_cuda.parts import AXES
 
     class Device:
         compute_capability = CAPABILITY
@@ -138,7 +140,7 @@ def compile_all():
     for dtype in DTYPES:
         store = types.uint16 if dtype.endswith("16") else getattr(types, dtype)
         compute = types.float64 if dtype == "float64" else types.float32
-        kernels = numba_cuda.kernels_of(dtype) | numba_cuda_rows.kernels_of(dtype)
+        kernels = ops.kernels_of(dtype) | row_kernels.kernels_of(dtype)
         result[dtype] = {}
         really = launched(dtype)
         assert set(kernels) - set(really) == {"bias_parts", "sum_parts"}  # whose grid has two axes
@@ -149,7 +151,7 @@ def compile_all():
         assert set(result[dtype]) == set(kernels) == set(KERNELS)
     out, axes, i, u = types.Array(types.uint8, 1, "C"), types.UniTuple(types.int64, AXES), types.int64, types.uint64
     lanes, anywhere = (out, i, i, u, u, u, u), (out, i, axes, axes, axes, u, u, u, u, types.Array(i, 1, "C"), out, i)
-    for kernel, signature in ((numba_cuda.bits_lanes, lanes), (numba_cuda.bits_anywhere, anywhere)):
+    for kernel, signature in ((ops.bits_lanes, lanes), (ops.bits_anywhere, anywhere)):
         ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=CAPABILITY)
         result["float32"][kernel.py_func.__name__] = {"ptx": ptx, "log": assemble(ptx)}
     kernel, signature = users_kernel()

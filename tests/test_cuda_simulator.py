@@ -30,7 +30,7 @@ if SIMULATED:
     from fastdrop import cuda
     from fastdrop import numba as rule
     from fastdrop.backends import reference
-    from fastdrop.cuda import arrays
+    from fastdrop.borders import cuda as arrays
 else:
 
     def test_in_its_own_process():
@@ -634,11 +634,11 @@ if SIMULATED:
         same_bits(got(layer.backward(put(x))), same.backward(x))
 
     def test_a_launch_for_each_p_is_the_same(monkeypatch):
-        from fastdrop.backends import numba_cuda
+        from fastdrop.backends.numba_cuda import ops
 
         x = random((3, 40))
         mask = fd.mask((3, 40), [0.1, 0.5, 0.9], rng=1)
-        monkeypatch.setattr(numba_cuda, "PART", 40)
+        monkeypatch.setattr(ops, "PART", 40)
         same_bits(got(mask.apply(put(x))), mask.apply(x))
 
     # -- torch's way through the border, with its tensors in host memory -----------------------------------------------
@@ -710,10 +710,10 @@ if SIMULATED:
         ],
     )  # fmt: skip
     def test_every_library_s_stream_is_taken(stream, address, monkeypatch):
-        from fastdrop.backends import numba_cuda, numba_cuda_parts
+        from fastdrop.backends.numba_cuda import ops, parts
 
         taken = []
-        for module in (numba_cuda, numba_cuda_parts):
+        for module in (ops, parts):
             monkeypatch.setattr(module, "numba_stream", lambda stream: taken.append(stream) or 0)
         x = random((4, 8))
         mask = fd.mask((4, 8), [0.1, 0.2, 0.3, 0.4], rng=1)

@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import fastdrop as fd
+from fastdrop import rule
 from fastdrop.backends import reference
 
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 65504.0, 65519.0, 65520.0, 3e38, 6e-8, 1e-7, 1e-40, 5e-324]
@@ -28,7 +29,7 @@ LAYOUTS = ["C", "Fortran", "permuted", "strided", "reversed", "broadcast", "unal
 def decisions(seed, stream, shape, p):
     """Which elements of a whole mask are kept."""
     index = np.arange(math.prod(shape), dtype=np.uint64).reshape(shape)
-    t = np.vectorize(reference.threshold, otypes=[np.uint64])(p)
+    t = np.vectorize(rule.threshold, otypes=[np.uint64])(p)
     return reference.uniform32(seed, stream, index) < t.reshape(t.shape + (1,) * (len(shape) - t.ndim))
 
 
@@ -40,7 +41,7 @@ def expected(x, keep, p):
     wide = np.dtype(np.float64 if x.dtype.itemsize == 8 else np.float32)
     with np.errstate(all="ignore"):
         y = x.astype(wide) * (1 / (1 - p)).astype(wide)
-        y = reference.bfloat16(y, dtype) if dtype.name == "bfloat16" else y.astype(dtype)
+        y = reference.elementwise.bfloat16(y, dtype) if dtype.name == "bfloat16" else y.astype(dtype)
     y = np.array(y)
     y[~np.broadcast_to(keep, y.shape)] = 0
     return y

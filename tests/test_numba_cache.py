@@ -16,8 +16,8 @@ import fastdrop as fd
 pytest.importorskip("numba", reason="numba is not installed")
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
-from fastdrop.backends import numba_cpu, numba_rows
-from fastdrop.backends import numba_rule as rule
+from fastdrop.backends.numba_common import rule
+from fastdrop.backends.numba_cpu import ops, rows
 from fastdrop.operations import OPERATIONS
 
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
@@ -86,11 +86,11 @@ def closures(function, found):
 
 
 def test_no_two_kernels_or_parts_of_them_share_a_name():
-    kernels = [numba_cpu._keep_bytes, numba_cpu._keep_bits]
+    kernels = [ops._keep_bytes, ops._keep_bits]
     for dtype in DTYPES:
-        kernels += [numba_cpu._kernel(dtype, op) for op in OPERATIONS]
-        kernels += [numba_cpu._samples(dtype, mean) for mean in (True, False)]
-        kernels += [numba_rows._losses(dtype), numba_rows._attention(dtype)]
+        kernels += [ops._kernel(dtype, op) for op in OPERATIONS]
+        kernels += [ops._samples(dtype, mean) for mean in (True, False)]
+        kernels += [rows._losses(dtype), rows._attention(dtype)]
     found = {}
     for kernel in kernels:
         closures(kernel.py_func, found)
@@ -124,7 +124,7 @@ def test_an_edit_of_any_file_compiles_anew(tmp_path):
         print(fd.dropout(np.ones(64, np.float32), 0.5, rng=0)[0].max())
         """
     assert python(code, str(tmp_path), cache=cache) == "2.0\n"
-    file = package / "backends" / "numba_rule.py"
+    file = package / "backends" / "numba_common" / "rule.py"
     text = file.read_text()
     edited = text.replace("scaled = multiply(value, scale)", "scaled = multiply(value, scale + scale)")
     assert edited != text
@@ -144,7 +144,7 @@ def test_one_kernel_serves_every_kind_of_array(name):
     frozen.flags.writeable = False
     for source in x, frozen, frozen.T, frozen[:, ::-1], x[::2]:
         own = fd.mask(source.shape, 0.5, rng=0)
-        numba_cpu.apply(np.empty_like(source), source, own)
-        numba_cpu.apply(np.empty_like(source), source, own.stored())
-    numba_cpu.apply(x, x, mask)
-    assert len(numba_cpu._kernel(name, "apply").signatures) == 1
+        ops.apply(np.empty_like(source), source, own)
+        ops.apply(np.empty_like(source), source, own.stored())
+    ops.apply(x, x, mask)
+    assert len(ops._kernel(name, "apply").signatures) == 1

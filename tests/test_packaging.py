@@ -76,7 +76,9 @@ def test_import_brings_numpy_alone():
 
 
 def test_every_package_is_named():
-    listed = re.search(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE).group(1)
+    listed = re.search(
+        r"^packages = \[(.*?)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    ).group(1)
     there = [".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "fastdrop").rglob("__init__.py")]
     assert re.findall(r'"([^"]+)"', listed) == sorted(there)
 

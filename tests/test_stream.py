@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop import rule
 from fastdrop.backends import reference
 
 ANSWERS = json.loads((Path(__file__).parent / "data" / "stream-v1.json").read_text())
@@ -47,13 +48,13 @@ def words(text):
 @pytest.mark.parametrize(("counter", "key", "answer"), ANSWERS["philox4x32_10"])
 def test_philox(counter, key, answer):
     counter = [np.array([word], np.uint64) for word in words(counter)]
-    assert [int(word[0]) for word in reference.philox4x32(counter, words(key))] == words(answer)
+    assert [int(word[0]) for word in reference.stream.philox4x32(counter, words(key))] == words(answer)
 
 
 def test_philox_is_that_of_cpp26():
     """The C++ standard: what a default-constructed philox4x32 (key 20111115, 0) gives as its 10 000th number."""
     counter = [np.array([word], np.uint64) for word in (9999 // 4, 0, 0, 0)]
-    assert int(reference.philox4x32(counter, (20111115, 0))[9999 % 4][0]) == 1955073260
+    assert int(reference.stream.philox4x32(counter, (20111115, 0))[9999 % 4][0]) == 1955073260
 
 
 def test_uniforms():
@@ -64,14 +65,14 @@ def test_uniforms():
 
 def test_thresholds():
     for answer in ANSWERS["masks"]:
-        assert reference.threshold(answer["p"]) == answer["threshold"]
+        assert rule.threshold(answer["p"]) == answer["threshold"]
 
 
 @pytest.mark.parametrize(
     ("p", "t"), [(0.5, 2**31), (0.0, 2**32), (1.0, 0), (2**-33, 2**32), (1 - 2**-33, 0), (1 - 3 * 2**-33, 2)]
 )
 def test_threshold_rounds_half_to_even(p, t):
-    assert reference.threshold(p) == t
+    assert rule.threshold(p) == t
 
 
 @pytest.mark.parametrize("answer", ANSWERS["masks"], ids=lambda a: f"{a['n']} from {a['offset']} at {a['p']}")
@@ -148,7 +149,7 @@ def test_random_masks_on_arrays(engine, answers):
 @pytest.mark.parametrize("threads", THREADS)
 def test_threads_change_nothing(engine, threads):
     n, p = 300_001, 0.1
-    keep = reference.keep_range(5, 6, 1000, n, p)  # `test_random_masks` proves it
+    keep = reference.stream.keep_range(5, 6, 1000, n, p)  # `test_random_masks` proves it
     mask = part(5, 6, 1000, n, p)
     x = np.linspace(1, 2, n)
     with fd.threads(threads):

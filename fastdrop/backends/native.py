@@ -2,8 +2,11 @@
 
 import numpy as np
 
-from .. import _core
+from ..compiled import _core, why_not
 from . import reference
+
+if _core is None:
+    raise ImportError(why_not)
 
 NAME = "native"
 
@@ -17,7 +20,7 @@ def keep_bits(out, mask):
     if mask._strides is None and type(mask.p) is float:
         _core.keep_bits(out, mask, mask.size)
     else:
-        reference.pack_bits(out, mask)
+        reference.keep_bits(out, mask)
 
 
 def apply_sum(total, dy, mask, dx=None):

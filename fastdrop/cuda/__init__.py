@@ -12,7 +12,7 @@ wait for the device: give ``out`` where that matters.  The driver is not touched
 first call.
 """
 
-from ..buffers import on_device as is_device_array
+from ..borders.host import on_device as is_device_array
 from .elementwise import (
     FUNCTIONS,
     apply,

@@ -1,9 +1,9 @@
 """Dropout, and what stands beside it, on device arrays: checked here, launched by the Numba CUDA backend."""
 
 from ..arguments import check_p, check_samples, check_shape, joint_shape
+from ..borders.cuda import FLOATS, array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
 from ..functional import check_mask, mask_for
 from ..operations import ACTIVATIONS
-from .arrays import FLOATS, array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
 
 
 def _spread(a, shape, name):

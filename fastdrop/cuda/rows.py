@@ -3,9 +3,9 @@
 import math
 
 from ..arguments import check_number
+from ..borders.cuda import array_of, broadcast, contiguous, deliver, kernels_on, like_of, overlap, result_of, stream_of
 from ..functional import check_mask, mask_for
 from ..losses import REDUCTIONS, RDrop
-from .arrays import array_of, broadcast, contiguous, deliver, kernels_on, like_of, overlap, result_of, stream_of
 from .elementwise import whole
 
 

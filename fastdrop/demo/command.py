@@ -79,7 +79,7 @@ def main(args):
             file=sys.stderr,
         )
         return 1
-    from ..config import threads
+    from ..num_threads import threads
     from .picture import picture
     from .problems import PROBLEMS
     from .table import table

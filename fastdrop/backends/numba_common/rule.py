@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic, overload, register_jitable
 
-from .. import operations
+from ... import operations
 
 # -- names of compiled code ------------------------------------------------------------------------------------------
 # Numba calls machine code by module, __qualname__, argument types and a count of what the process has compiled so far.
@@ -27,7 +27,7 @@ from .. import operations
 # process, which loads both, the first runs in the place of the second. And that cache looks at the time of one source
 # file only. So every kernel and every closure is compiled under a name that no other code has, of any version.
 
-_FILES = Path(operations.__file__), *sorted(Path(__file__).parent.glob("*.py"))
+_FILES = Path(operations.__file__), *sorted(Path(__file__).parents[1].rglob("*.py"))
 _SOURCES = sha256(b"".join(file.read_bytes() for file in _FILES)).hexdigest()
 _NAMES = set()  # given so far
 

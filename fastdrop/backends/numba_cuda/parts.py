@@ -3,7 +3,7 @@
 One thread is one lane of the stream's layout: one Philox call decides its 16 elements, which lie in four groups of 4,
 so a float32 group is one 16-byte load and one 16-byte store, and 16 threads touch 256 consecutive bytes.  A thread of a
 16-bit dtype is two neighbouring lanes, so that its groups of 8 are 16 bytes too.  Decisions are compared four to a word
-(see `numba_rule.keep_flags`), ties included.
+(see `numba_common.rule.keep_flags`), ties included.
 
 In Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the kernels run as plain Python.
 """
@@ -14,10 +14,9 @@ import numpy as np
 from numba import config, cuda, types
 from numba.extending import intrinsic, overload
 
-from ..rule import scale_of
-from . import numba_rule as rule
-from .axes import c_steps, join
-from .reference import threshold
+from ...rule import scale_of, threshold
+from ..numba_common import rule
+from ..numba_common.axes import c_steps, join
 
 THREADS = 32 if config.ENABLE_CUDASIM else 256  # a block; the simulator starts a Python thread for each
 AXES = 8  # of an array with strides, once axes that follow one another are joined

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..backends.axes import c_steps
-from ..buffers import check_grad, on_device
+from ..backends.numba_common.axes import c_steps
 from ..locks import new_lock
+from .host import check_grad, on_device
 
 FLOATS = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
@@ -251,7 +251,7 @@ def _library_of(x):
 
 
 def numba_stream(stream):
-    from ..backends.numba_cuda_parts import numba_stream
+    from ..backends.numba_cuda.parts import numba_stream
 
     return numba_stream(stream)
 

@@ -1,9 +1,9 @@
-"""The Numba backend on NVIDIA GPUs: masks, dropout and what stands beside it. `fastdrop.cuda` brings users' arrays in.
+"""Elementwise CUDA kernels, those over several samples and those that sum, and their launches.
 
-Contiguous arrays under one p are worked on lane by lane (`numba_cuda_parts`), 16 elements and one Philox call a thread.
+Contiguous arrays under one p are worked on lane by lane (`parts`), 16 elements and one Philox call a thread.
 Everything else, strides, broadcasting, parts of masks, a p for each part, users' own decisions, goes element by element
 through one kernel, `anywhere`.  No mask is ever stored, nothing here waits for the device, every size is 64-bit.
-Kernels on rows stand in `numba_cuda_rows`.
+Kernels on rows stand in `rows`.
 """
 
 import math
@@ -12,10 +12,10 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..operations import OPERATIONS
-from ..rule import scale_of
-from . import numba_rule as rule
-from .numba_cuda_parts import (
+from ...operations import OPERATIONS
+from ...rule import scale_of
+from ..numba_common import rule
+from .parts import (
     AXES,
     BLOCKS,
     DTYPES,
@@ -495,6 +495,3 @@ def sample_mean(y, x, mask, stream):
     arguments = y.kernel_argument(), x.kernel_argument(), x.size, samples, np.uint64(mask._offset), *source(mask)
     tables = thresholds, weights, *stored_bits(mask, x, stream)
     launch(kernels_of(x.dtype)["sample_mean"], threads, stream, *arguments, threshold, factor, *tables)
-
-
-from .numba_cuda_rows import pair_loss, softmax_dropout, softmax_dropout_backward  # noqa: E402, F401

@@ -1,4 +1,4 @@
-"""CUDA kernels on rows: attention weights, losses on pairs of logits. The rest stands in `numba_cuda`.
+"""CUDA kernels on rows: attention weights, losses on pairs of logits. The rest stands in `ops`.
 
 A row is one block of threads, which sums in an order that is fixed by the row's length: the same bits at each run.
 """
@@ -9,8 +9,9 @@ from functools import cache
 import numpy as np
 from numba import cuda, types
 
-from . import numba_rule as rule
-from .numba_cuda_parts import (
+from ..numba_common import rule
+from ..reference.rows import NOTHING
+from .parts import (
     AXES,
     DTYPES,
     EACH,
@@ -27,7 +28,6 @@ from .numba_cuda_parts import (
     stored_bits,
     wide,
 )
-from .reference_rows import NOTHING
 
 ALLOW, ADD = 1, 2  # kinds of attention mask
 

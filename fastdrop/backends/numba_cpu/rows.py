@@ -1,7 +1,7 @@
 """Row kernels of the Numba backend on the CPU: R-Drop's losses with their gradients, softmax with dropout.
 
 A row is read once into float64 buffers that stay in cache, and its gradient written once; the arithmetic is that of
-`reference_rows`, whose functions take what has no kernel here (other divergences, labels that are probabilities).
+`reference.rows`, whose functions take what has no kernel here (other divergences, labels that are probabilities).
 Threads take ranges of whole rows, so results do not depend on their number.
 """
 
@@ -10,13 +10,14 @@ from functools import cache
 
 import numpy as np
 
-from ..rule import scale_of
-from . import numba_cpu as cpu
-from . import numba_rule as rule
-from . import reference_rows
-from .reference_rows import NOTHING
+from ...rule import scale_of
+from ..numba_common import rule
+from ..reference import rows as reference_rows
+from ..reference.rows import NOTHING
+from .operands import as_flat, read_only, source, steps_of, thresholds_of, walk
+from .parts import DTYPES, decide_tile, jit, locate, new_scratch
+from .threads import run
 
-jit, _locate, _scratch, _tile, TILE = cpu.jit, cpu._locate, cpu._scratch, cpu._tile, cpu.TILE
 COST = 8  # an element here costs about what 8 cost in a plain dropout: fewer of them make a second thread pay
 
 
@@ -254,11 +255,11 @@ def _attention_kernel(widen, narrow):
         for i in range(n):
             s[i] = widen(x[row * n + i])
         if bias.size:
-            at, step = _locate(row, bias_shape, bias_steps[:-1]), bias_steps[-1]
+            at, step = locate(row, bias_shape, bias_steps[:-1]), bias_steps[-1]
             for i in range(n):
                 s[i] = widen(x[row * n + i]) + bias[at + i * step]
         if allow.size:
-            at, step = _locate(row, allow_shape, allow_steps[:-1]), allow_steps[-1]
+            at, step = locate(row, allow_shape, allow_steps[:-1]), allow_steps[-1]
             for i in range(n):
                 if not allow[at + i * step]:
                     s[i] = -np.inf
@@ -271,7 +272,7 @@ def _attention_kernel(widen, narrow):
 
     @jit
     def attention(y, log_sum, dy, x, n, bias, allow, walks, mask, chances, scales, forward, first, last):
-        scratch = _scratch()
+        scratch = new_scratch()
         keep = scratch[0]
         s, p, g = np.empty(n), np.empty(n), np.empty(n)
         for row in range(first, last):
@@ -290,7 +291,7 @@ def _attention_kernel(widen, narrow):
             scale = scales[row if scales.size > 1 else 0]
             done = 0
             while done < n:
-                many, _ = _tile(scratch, 0, row * n + done, (row + 1) * n, mask, chances)
+                many, _ = decide_tile(scratch, 0, row * n + done, (row + 1) * n, mask, chances)
                 if forward:
                     for i in range(many):
                         g[done + i] = p[done + i] * scale if keep[i] != 0 else 0.0
@@ -311,12 +312,12 @@ def _attention_kernel(widen, narrow):
 
 @cache
 def _losses(dtype):
-    return _losses_kernel(*cpu._DTYPES[dtype][2:])
+    return _losses_kernel(*DTYPES[dtype][2:])
 
 
 @cache
 def _attention(dtype):
-    return _attention_kernel(*cpu._DTYPES[dtype][2:])
+    return _attention_kernel(*DTYPES[dtype][2:])
 
 
 def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing):
@@ -324,40 +325,40 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
     if op not in ("symmetric_kl", "r_drop") or target is not None:
         everything = op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing
         return reference_rows.row_losses(*everything)
-    seen_as = cpu._DTYPES[a.dtype.name][0]
-    outputs, inputs = [cpu._flat(one, seen_as, True) for one in (da, db)], [cpu._flat(one, seen_as) for one in (a, b)]
+    seen_as = DTYPES[a.dtype.name][0]
+    outputs, inputs = [as_flat(one, seen_as, True) for one in (da, db)], [as_flat(one, seen_as) for one in (a, b)]
     memory, starts = zip(*outputs, *inputs, strict=True)
     steps = np.array([one.strides[0] // one.itemsize for one in (da, db, a, b)])
     rows, n = a.shape
-    label = cpu._read_only(np.empty(0, np.int64) if label is None else label)
-    skip = cpu._read_only(np.empty(0, np.bool_) if skip is None else np.ascontiguousarray(skip, np.bool_))
+    label = read_only(np.empty(0, np.int64) if label is None else label)
+    skip = read_only(np.empty(0, np.bool_) if skip is None else np.ascontiguousarray(skip, np.bool_))
     arguments = (
         *memory[:2], loss, loss if kl is None else kl, *memory[2:], np.array(starts), steps, n, label, skip,
         op == "r_drop", float(temperature), float(weight), float(alpha) if op == "r_drop" else 1.0, float(smoothing),
     )  # fmt: skip
-    cpu._run(_losses(a.dtype.name), rows, arguments, 1, COST * n)
+    run(_losses(a.dtype.name), rows, arguments, 1, COST * n)
 
 
 def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
     """Softmax over the last axis and dropout, or its gradient: see `reference_rows.softmax_dropout`."""
-    seen_as = cpu._DTYPES[x.dtype.name][0]
+    seen_as = DTYPES[x.dtype.name][0]
     n = x.shape[-1]
-    y1, _ = cpu._flat(y, seen_as, True)
-    x1, dy1 = (cpu._flat(one, seen_as)[0] for one in (x, x if dy is None else dy))
+    y1, _ = as_flat(y, seen_as, True)
+    x1, dy1 = (as_flat(one, seen_as)[0] for one in (x, x if dy is None else dy))
     extra, walks = [], []
     for one, dtype in ((bias, np.float64), (allow, np.uint8)):
         if one is None:
-            extra.append(cpu._read_only(np.empty(0, dtype)))
+            extra.append(read_only(np.empty(0, dtype)))
             walks += [np.array([1]), np.array([0, 0])]
         else:
-            *lead, step = cpu._steps(one)
-            shape, (steps,) = cpu._walk(x.shape[:-1], lead)
-            extra.append(cpu._flat(one, one.dtype if one.dtype.kind == "f" else dtype)[0])
+            *lead, step = steps_of(one)
+            shape, (steps,) = walk(x.shape[:-1], lead)
+            extra.append(as_flat(one, one.dtype if one.dtype.kind == "f" else dtype)[0])
             walks += [shape, np.array([*steps, step])]
     with np.errstate(over="ignore"):
         scales = np.atleast_1d(scale_of(p)).astype(np.float64).ravel()
     arguments = (
-        y1, log_sum.reshape(-1), dy1, x1, n, *extra, tuple(walks), cpu._source(mask, x.shape),
-        cpu._chances(mask, x.shape), scales, dy is None,
+        y1, log_sum.reshape(-1), dy1, x1, n, *extra, tuple(walks), source(mask, x.shape),
+        thresholds_of(mask, x.shape), scales, dy is None,
     )  # fmt: skip
-    cpu._run(_attention(x.dtype.name), x.size // n, arguments, 1, COST * n)
+    run(_attention(x.dtype.name), x.size // n, arguments, 1, COST * n)

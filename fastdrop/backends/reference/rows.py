@@ -23,7 +23,7 @@ subtracted after it has been rounded.
 
 import numpy as np
 
-from ..rule import scale_of
+from ...rule import scale_of
 
 CHUNK = 1 << 18  # elements whose temporaries are alive at a time
 NOTHING = -1e30  # a row whose largest score is below this has nothing to attend to

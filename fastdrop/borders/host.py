@@ -4,20 +4,11 @@ Functions of the package work on ``ndarray``.  `dispatch.operation` brings every
 protocol, DLPack, array interface; a list is converted) and gives results back through `deliver`: a torch tensor to the
 owner of a torch tensor, an ``ndarray`` to the owners of plain buffers.  Only torch and JAX need code of their own, in
 `_OWNERS`; both are known by the module of their types, and never imported from here.
-
-Below are the checks that arrays need before a kernel sees their memory, and new arrays for results.
 """
 
 import sys
 
 import numpy as np
-
-try:
-    from . import _core
-except ImportError:
-    _core = None
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def on_device(x):
@@ -221,103 +212,3 @@ def written(obj):
     owner = _owner_of(obj)
     if owner is _Torch:
         owner.written(obj)
-
-
-# -- checks of arrays --------------------------------------------------------------------------------------------------
-
-
-def as_array(x, name):
-    """Return ``x`` if its dtype is one the kernels know; raise TypeError if not."""
-    if x.dtype.char not in "fde" and x.dtype.name not in FLOATS:  # names are slow to make
-        cure = f"; convert it, with np.asarray({name}, np.float32) say" if x.dtype.kind in "biu" else ""
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got dtype {x.dtype}{cure}")
-    return x
-
-
-def check_out(out, name, shape, dtype):
-    """Return ``out`` if it can take a result of ``shape`` and ``dtype``; raise if not."""
-    if out.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
-    return out
-
-
-def check_places(out, name):
-    """Raise ValueError if two elements of ``out`` share memory: what is written to one would be lost to the other."""
-    if out.flags.c_contiguous or out.flags.f_contiguous or not out.size:
-        return
-    reach, axes = out.itemsize, []
-    for step, n in sorted((abs(step), n) for step, n in zip(out.strides, out.shape) if n > 1):
-        axes.append((step, n))
-        if step < reach:
-            break
-        reach += step * (n - 1)
-    else:
-        return
-    if all(step for step, _ in axes) and not _meet(out):  # interleaved, as a sliding window of every other element
-        return
-    raise ValueError(f"{name} must have a place for each element, got strides {out.strides} for shape {out.shape}")
-
-
-def _meet(array):
-    """Do two elements of ``array`` share a byte? By looking at the place of each."""
-    if array.size > 1 << 22:
-        return True
-    places = np.zeros(1, np.int64)
-    for step, n in zip(array.strides, array.shape):
-        places = np.add.outer(places, np.arange(n, dtype=np.int64) * step).ravel()
-    places.sort()
-    return bool((np.diff(places) < array.itemsize).any())
-
-
-def overlaps(out, x, name, out_name="out", same=True):
-    """Raise ValueError if ``out`` shares memory with ``x`` in any way but (where that is allowed, by ``same``) being
-    the same elements in the same places."""
-    if not np.may_share_memory(out, x):
-        return
-    if (
-        same
-        and out.dtype == x.dtype
-        and out.__array_interface__["data"][0] == x.__array_interface__["data"][0]
-        and out.shape == x.shape  # an x still to be broadcast is read again after out has been written
-        and all(a == b or n == 1 for a, b, n in zip(out.strides, x.strides, x.shape, strict=True))
-    ):
-        return
-    try:
-        shared = np.shares_memory(out, x, max_work=10_000)
-    except np.exceptions.TooHardError:
-        shared = True
-    if shared:
-        rule = f"be {name} itself or not overlap it" if same else f"not overlap {name}"
-        raise ValueError(f"{out_name} must {rule}, got arrays that share memory")
-
-
-def axis_last(x, axis):
-    """np.moveaxis(x, axis, -1), which takes longer than a kernel on a small array."""
-    return x if axis == x.ndim - 1 else np.moveaxis(x, axis, -1)
-
-
-# -- new arrays --------------------------------------------------------------------------------------------------------
-
-
-def wide_dtype(dtype):
-    """Return the dtype in which sums of ``dtype`` are made: float32, or float64 for float64."""
-    return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
-
-
-def with_room(make, *args):
-    """Return ``make(*args)``, which allocates; if memory runs out, again without what is kept of freed outputs."""
-    return make(*args) if _core is None else _core.with_room(make, *args)
-
-
-def new_array(shape, dtype):
-    """Return an empty array, in recycled memory where it is large."""
-    return np.empty(shape, dtype) if _core is None else _core.new_array(shape, dtype)
-
-
-def new_like(x):
-    """Return an empty array in x's memory layout and native byte order."""
-    if not x.dtype.isnative:
-        return with_room(np.empty_like, x, x.dtype.newbyteorder("="))
-    return np.empty_like(x) if _core is None else _core.new_like(x)
