@@ -5,7 +5,7 @@ needs them: equal bit for bit on every machine, instruction set, thread count an
 """
 
 from . import config as _config
-from . import fused, layers
+from . import fused, layers, losses
 from ._version import __version__
 from .attention import softmax_dropout, softmax_dropout_backward
 from .backends import get_backend, use_backend
@@ -13,7 +13,7 @@ from .config import release_buffers, set_buffer_limit, show_config
 from .functional import dropout, dropout_backward
 from .fused import *  # noqa: F403
 from .inference import mc_dropout
-from .losses import cross_entropy, js_div, kl_div, r_drop, r_drop_pair, symmetric_kl
+from .losses import *  # noqa: F403
 from .masks import Mask, mask
 from .max_norm import max_norm_
 from .multi_sample import (
@@ -31,13 +31,10 @@ __all__ = [
     "Mask",
     "Rng",
     "__version__",
-    "cross_entropy",
     "dropout",
     "dropout_backward",
     "get_backend",
     "get_num_threads",
-    "js_div",
-    "kl_div",
     "layers",
     "mask",
     "max_norm_",
@@ -48,18 +45,16 @@ __all__ = [
     "multi_sample_linear_backward",
     "multi_sample_mean",
     "multi_sample_mean_backward",
-    "r_drop",
-    "r_drop_pair",
     "release_buffers",
     "set_buffer_limit",
     "set_num_threads",
     "show_config",
     "softmax_dropout",
     "softmax_dropout_backward",
-    "symmetric_kl",
     "threads",
     "use_backend",
 ]
 __all__ += fused.__all__
+__all__ += losses.__all__
 
 _config.start()

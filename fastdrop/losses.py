@@ -23,7 +23,7 @@ from .functional import mask_for
 from .masks import apply_into
 from .memory import new_array, new_like
 
-__all__ = ["RDrop", "cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
+__all__ = ["cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
 

@@ -1,6 +1,8 @@
-"""The elementwise operations, declared once: what each computes, of which inputs, how exactly, and its gradient.
+"""The operations, declared once: of the elementwise ones what each computes, of which inputs, how exactly, and its
+gradient; of the losses what they are made of.
 
-Backends, `fastdrop.cuda`, benchmarks and tests read these lists; src/ops.def has the same names for C.  A formula is
+Backends, `fastdrop.cuda`, benchmarks and tests read these lists; src/ops.def and src/losses.def have
+the same names for C.  A formula is
 plain NumPy, as the reference backend runs it on arrays.  Numba compiles the same functions for one element on the CPU
 and on CUDA, so a formula is made of arithmetic, comparisons, other formulas and the functions of the first section,
 which `numba_common.rule` knows how to compile.  A number becomes one of x's type by `like(x, number)`: in compiled code
@@ -159,3 +161,32 @@ def silu(x):
 def silu_backward(dy, x):
     """dy * (sigmoid(x) + x * sigmoid'(x))"""
     return dy * (sigmoid(x) + cut(x) * (sigmoid(x) * sigmoid(-x)))
+
+
+# -- losses on rows of logits ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of p = softmax(a / T) and q = softmax(b / T); with m = (p + q) / 2 the divergence of the two is.
+
+    forward * KL(p || q) + reverse * KL(q || p) + middle * (KL(p || m) + KL(q || m)) / 2
+    """
+
+    name: str
+    sides: int = 2  # 1: of a alone
+    labels: bool = False  # the mean cross entropy of the sides, and of two sides alpha times the divergence more
+    forward: float = 0.0
+    reverse: float = 0.0
+    middle: float = 0.0
+
+
+LOSSES = {  # by the public function
+    "kl_div": Loss("kl", forward=1.0),
+    "symmetric_kl": Loss("symmetric_kl", forward=0.5, reverse=0.5),
+    "js_div": Loss("js", middle=1.0),
+    "r_drop": Loss("r_drop", labels=True, forward=0.5, reverse=0.5),
+    "cross_entropy": Loss("cross_entropy", sides=1, labels=True),
+}
+DIVERGENCES = [function for function, loss in LOSSES.items() if loss.sides == 2 and not loss.labels]
+LOSSES_BY_NAME = {loss.name: loss for loss in LOSSES.values()}

@@ -3,7 +3,12 @@
 
 cdef extern from "rows.h" nogil:
     cdef enum fd_loss:
-        FD_KL, FD_SYMMETRIC_KL, FD_JS, FD_R_DROP, FD_CROSS_ENTROPY
+        FD_LOSSES
+    ctypedef struct fd_loss_facts:
+        const char *name
+        int sides, labels
+        double forward, reverse, middle
+    const fd_loss_facts *fd_loss_table
     ctypedef struct fd_losses:
         fd_dtype dtype
         fd_loss op
@@ -64,7 +69,8 @@ cdef enum:
     MOST_SUMS = 64         # parts whose rows are summed apart
     BYPASS_ROWS = 8 << 20  # bytes of results that no cache is likely to hold
 
-LOSSES = {"kl": FD_KL, "symmetric_kl": FD_SYMMETRIC_KL, "js": FD_JS, "r_drop": FD_R_DROP, "cross_entropy": FD_CROSS_ENTROPY}
+LOSSES = {fd_loss_table[op].name.decode(): op for op in range(<int>FD_LOSSES)}
+LOSS_FACTS = [fd_loss_table[op] for op in range(<int>FD_LOSSES)]  # as dicts, for a test that they are Python's
 
 
 cdef void share_rows(fd_range run, const void *job, int64_t rows, int64_t size) noexcept:
@@ -107,7 +113,8 @@ def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db,
                double smoothing):
     cdef fd_losses k
     k.dtype = dtype_of(a)
-    k.op = LOSSES[op]
+    k.op = <fd_loss><int>LOSSES[op]
+    check((b is None) == (db is None) == (fd_loss_table[<int>k.op].sides == 1))
     check(rows_alike(a, a) and cnp.PyArray_SIZE(a) and rows_alike(b, a) and rows_alike(da, a) and rows_alike(db, a) and rows_alike(target, a))
     k.rows = cnp.PyArray_DIM(a, 0)
     k.n = cnp.PyArray_DIM(a, 1)

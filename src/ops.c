@@ -1,5 +1,6 @@
-/* What ops.def says, for callers who choose an operation by its name. */
+/* What ops.def and losses.def say, for callers who choose by name. */
 #include "fastdrop.h"
+#include "rows.h"
 
 const char *fd_op_name(enum fd_op op)
 {
@@ -18,3 +19,8 @@ int fd_op_inputs(enum fd_op op)
     };
     return inputs[op];
 }
+
+const fd_loss_facts fd_loss_table[FD_LOSSES] = {
+#define FD_LOSS(NAME, name, sides, labels, forward, reverse, middle) {#name, sides, labels, forward, reverse, middle},
+#include "losses.def"
+};

@@ -11,13 +11,20 @@
 
 #include "fastdrop.h"
 
-/* With p = softmax(a / T), q = softmax(b / T):
- *   FD_KL            sum p log(p / q)
- *   FD_SYMMETRIC_KL  half of sum (p - q)(log p - log q)
- *   FD_JS            half of sum p log(p / m) + q log(q / m), m = (p + q) / 2
- *   FD_R_DROP        half of the cross entropies of a and b, and alpha times FD_SYMMETRIC_KL
- *   FD_CROSS_ENTROPY of a alone */
-enum fd_loss { FD_KL, FD_SYMMETRIC_KL, FD_JS, FD_R_DROP, FD_CROSS_ENTROPY };
+/* What losses.def says of each loss. */
+enum fd_loss {
+#define FD_LOSS(NAME, name, sides, labels, forward, reverse, middle) FD_##NAME,
+#include "losses.def"
+    FD_LOSSES
+};
+
+typedef struct {
+    const char *name;
+    int sides, labels;
+    double forward, reverse, middle;
+} fd_loss_facts;
+
+extern const fd_loss_facts fd_loss_table[FD_LOSSES];
 
 typedef struct {
     enum fd_dtype dtype;
@@ -31,8 +38,8 @@ typedef struct {
     int64_t target_step;
     const uint8_t *skip;                 /* NULL, or 1 where a row is left out: no loss, gradient 0 */
     double inverse_temperature, weight, alpha, smoothing;
-    double *loss;                        /* a row's loss; of FD_R_DROP the cross entropy alone */
-    double *kl;                          /* FD_R_DROP: a row's symmetric KL */
+    double *loss;                        /* a row's loss; with labels the cross entropy alone */
+    double *kl;                          /* two sides with labels: a row's divergence */
     int bypass;                          /* store gradients past the cache */
 } fd_losses;
 

@@ -207,6 +207,17 @@ static double js_term(const both *z)
     return times(z->p, js_log(z->l)) + times(z->q, js_log(-z->l));
 }
 
+/* A class's part of the divergence. */
+static double term(const fd_loss_facts *f, const both *z)
+{
+    if (f->middle != 0)
+        return f->middle * js_term(z) / 2;
+    if (f->forward == f->reverse)  /* the normalisers cancel */
+        return f->forward * times(z->less, z->l);
+    const both turned = {z->q, z->p, -z->less, -z->l};
+    return (f->forward == 0 ? 0 : f->forward * kl_term(z)) + (f->reverse == 0 ? 0 : f->reverse * kl_term(&turned));
+}
+
 /* log(p / m) at l = log(p / q) less that at `top`: directly, where both are near log(2) and would nearly agree. */
 static double js_above(double l, double top)
 {
@@ -220,21 +231,28 @@ static double js_above(double l, double top)
 static both logs_at(const fd_losses *k, const pair *c, int64_t i, double *p_log, double *q_log)
 {
     const both z = at(k, c, i);
-    *p_log = k->op == FD_JS ? js_above(z.l, c->p_top) : z.l - c->p_top;
-    *q_log = k->op == FD_JS ? js_above(-z.l, -c->q_top) : z.l - c->q_top;
+    const int js = fd_loss_table[k->op].middle != 0;
+    *p_log = js ? js_above(z.l, c->p_top) : z.l - c->p_top;
+    *q_log = js ? js_above(-z.l, -c->q_top) : c->q_top - z.l;
     return z;
+}
+
+static double part(double weight, double x)  /* 0 where the weight is, whatever x */
+{
+    return weight == 0 ? 0 : weight * x;
 }
 
 static void double_row(const fd_losses *k, int64_t row, const side *a, const side *b)
 {
-    const int kl = k->op == FD_KL, js = k->op == FD_JS, r_drop = k->op == FD_R_DROP;
+    const fd_loss_facts *f = &fd_loss_table[k->op];
+    const int js = f->middle != 0, labels = f->labels;
     const int a_none = a->top < 0, b_none = b->top < 0;
     pair c = {.a = *a, .b = *b, .a_share = share_of(a), .b_share = share_of(b)};
     int one_sided = 0;
     for (int64_t i = 0; i < k->n; i++) {
         const double x = below(k, a, i), y = below(k, b, i);
-        one_sided |= x > -INFINITY && y == -INFINITY;
-        one_sided |= !kl && x == -INFINITY && y > -INFINITY;
+        one_sided |= f->forward != 0 && x > -INFINITY && y == -INFINITY;
+        one_sided |= f->reverse != 0 && x == -INFINITY && y > -INFINITY;
         c.more += a_none || b_none ? 0 : difference(x, y, apart(k, &c, i, x, y));
     }
     const double ratio = c.more * c.b_share;
@@ -252,7 +270,7 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
         const both z = logs_at(k, &c, i, &p_log, &q_log);
         a_mean += times(z.p, p_log);
         b_mean += times(z.q, q_log);
-        divergence += kl ? kl_term(&z) : js ? js_term(&z) / 2 : times(z.less, z.l) / 2;
+        divergence += term(f, &z);
     }
     if (divergence < 0)
         divergence = 0;
@@ -261,22 +279,20 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
     else if (one_sided)
         divergence = INFINITY;
 
-    const double slope = k->weight * k->inverse_temperature;
-    const double w = empty || (one_sided && !js) ? 0 : slope * (r_drop ? k->alpha : 1) / (kl ? 1 : 2);
-    const int entropies = r_drop && !(a_none && b_none);
+    const double slope = k->weight * k->inverse_temperature, w = empty || one_sided ? 0 : slope * (labels ? k->alpha : 1);
+    const int entropies = labels && !(a_none && b_none);
     const entropy none = {0, 0, 0}, ea = entropies ? entropy_of(k, a, row) : none, eb = entropies ? entropy_of(k, b, row) : none;
-    k->loss[row] = r_drop ? (ea.loss + eb.loss) / 2 : divergence;
-    if (r_drop)
+    k->loss[row] = labels ? (ea.loss + eb.loss) / 2 : divergence;
+    if (labels)
         k->kl[row] = divergence;
     char *da = k->da + row * k->da_step, *db = k->db + row * k->db_step;
     for (int64_t i = 0; i < k->n; i++) {
         double ga = 0, gb = 0, p_log, q_log;
         const both z = logs_at(k, &c, i, &p_log, &q_log);
         if (w != 0) {
-            ga = times(z.p, p_log - a_mean);
-            gb = times(z.q, q_log - b_mean);
-            ga = w * (js || kl ? ga : ga + z.less);
-            gb = w * (js ? gb : kl ? -z.less : -gb - z.less);
+            const double own_a = times(z.p, p_log - a_mean), own_b = times(z.q, q_log - b_mean);
+            ga = w * (js ? f->middle / 2 * own_a : part(f->forward, own_a) + part(f->reverse, z.less));
+            gb = w * (js ? f->middle / 2 * own_b : part(f->reverse, own_b) - part(f->forward, z.less));
         }
         if (entropies) {
             ga += slope / 2 * entropy_slope(k, a, &ea, row, i, z.p);
@@ -290,7 +306,7 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
 void fd_exact_row(const fd_losses *k, int64_t row)
 {
     const side a = look(k, k->a + row * k->a_step);
-    if (k->op == FD_CROSS_ENTROPY) {
+    if (fd_loss_table[k->op].sides == 1) {
         if (a.broken)
             fill(k, row, NAN, NAN);
         else if (a.top < 0)

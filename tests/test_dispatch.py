@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop.operations import ACTIVATIONS
+from fastdrop.operations import ACTIVATIONS, DIVERGENCES, LOSSES
 
 F4 = np.float32
 SHAPE = (6, 8)
@@ -82,21 +82,14 @@ CALLS = {
         {"dlogits": np.ones((4, ROWS, 3), F4), "x": A, "W": W},
         None,
     ),
-    "kl_div": (
-        lambda a, b, pad_mask, **k: fd.kl_div(a, b, pad_mask=pad_mask, **k),
-        {"a": A, "b": B, "pad_mask": PAD},
-        2,
-    ),
-    "symmetric_kl": (
-        lambda a, b, pad_mask, **k: fd.symmetric_kl(a, b, pad_mask=pad_mask, **k),
-        {"a": A, "b": B, "pad_mask": PAD},
-        2,
-    ),
-    "js_div": (
-        lambda a, b, pad_mask, **k: fd.js_div(a, b, pad_mask=pad_mask, **k),
-        {"a": A, "b": B, "pad_mask": PAD},
-        2,
-    ),
+    **{
+        name: (
+            lambda a, b, pad_mask, name=name, **k: getattr(fd, name)(a, b, pad_mask=pad_mask, **k),
+            {"a": A, "b": B, "pad_mask": PAD},
+            2,
+        )
+        for name in DIVERGENCES
+    },
     "cross_entropy": (
         lambda a, labels, pad_mask, **k: fd.cross_entropy(a, labels, pad_mask=pad_mask, **k),
         {"a": A, "labels": LABELS, "pad_mask": PAD},
@@ -169,9 +162,7 @@ def test_signatures_on_the_device_are_those_of_the_host(name):
 
     there = getattr(fastdrop.cuda, name.removeprefix("Mask."), None)
     if there is None:
-        assert name in ("kl_div", "js_div", "cross_entropy", "max_norm_", "mc_dropout") or name.startswith(
-            "multi_sample_linear"
-        )
+        assert name in LOSSES or name in ("max_norm_", "mc_dropout") or name.startswith("multi_sample_linear")
         return
     here = getattr(fd.Mask, name[5:]) if "." in name else getattr(fd, name)
 

@@ -1,12 +1,14 @@
 """Fused ops: each equals its NumPy twin bit for bit, drops what `dropout` drops, and has the gradient it says."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 import fastdrop as fd
 from fastdrop import backends
 from fastdrop.backends import reference
-from fastdrop.operations import ACTIVATIONS, OPERATIONS
+from fastdrop.operations import ACTIVATIONS, LOSSES, OPERATIONS
 
 core = pytest.importorskip("fastdrop._core")
 
@@ -249,6 +251,8 @@ def test_activations_are_the_same_on_every_instruction_set(name):
 
 def test_the_c_kernels_have_the_operations():
     assert list(core.OPERATIONS) == list(OPERATIONS)
+    losses = [{**facts, "name": facts["name"].decode()} for facts in core.LOSS_FACTS]
+    assert losses == [asdict(loss) for loss in LOSSES.values()]
 
 
 def test_gelu_is_that_of_torch():

@@ -11,8 +11,9 @@ import pytest
 import fastdrop as fd
 from fastdrop import backends, config
 from fastdrop.bench import accuracy
+from fastdrop.operations import DIVERGENCES, LOSSES
 
-OPS = accuracy.LOSSES
+OPS = list(LOSSES)
 FLOATS = (np.float32, np.float64)
 ENGINES = [*config.config()["isa found"], *(name for name in backends.available() if name != "native")]
 
@@ -57,16 +58,15 @@ def smooth(labels, n, epsilon):
 def textbook(op, a, b, labels=None, alpha=0.7, epsilon=0.0, temperature=1.0):
     """Loss of each row in long double."""
     p, q = softmax(a / np.longdouble(temperature)), softmax(b / np.longdouble(temperature))
-    if op == "kl_div":
-        return kl(p, q)
-    if op == "symmetric_kl":
-        return (kl(p, q) + kl(q, p)) / 2
-    if op == "js_div":
-        return (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2
+    kind, m = LOSSES[op], (p + q) / 2
+    if kind.sides == 1:
+        return ce(p, smooth(labels, a.shape[-1], epsilon))
+    parts = (kind.forward, p, q), (kind.reverse, q, p), (kind.middle / 2, p, m), (kind.middle / 2, q, m)
+    divergence = sum(weight * kl(x, y) for weight, x, y in parts if weight)
+    if not kind.labels:
+        return divergence
     y = smooth(labels, a.shape[-1], epsilon)
-    if op == "cross_entropy":
-        return ce(p, y)
-    return (ce(p, y) + ce(q, y)) / 2 + alpha * (kl(p, q) + kl(q, p)) / 2
+    return (ce(p, y) + ce(q, y)) / 2 + alpha * divergence
 
 
 def call(op, a, b, labels, alpha=accuracy.ALPHA, epsilon=0.0, **kwargs):
@@ -114,7 +114,7 @@ CASES = [
     for op in OPS
     for options in OPTIONS
     for probable in (False, True)
-    if op in ("cross_entropy", "r_drop") or not ("epsilon" in options or probable)  # the others have no labels
+    if LOSSES[op].labels or not ("epsilon" in options or probable)  # the others have no labels
 ]
 
 
@@ -205,16 +205,17 @@ def test_torch_agrees(op, epsilon):
     a, b, labels = logits((6, 50), seed=11)
     ta, tb = (torch.tensor(x, requires_grad=True) for x in (a, b))
     log_p, log_q = F.log_softmax(ta, -1), F.log_softmax(tb, -1)
-    forth, back = (F.kl_div(x, y, log_target=True, reduction="batchmean") for x, y in ((log_q, log_p), (log_p, log_q)))
     entropies = [F.cross_entropy(x, torch.tensor(labels), label_smoothing=epsilon) for x in (ta, tb)]
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    want = {
-        "kl_div": lambda: forth,
-        "symmetric_kl": lambda: (forth + back) / 2,
-        "js_div": lambda: sum(F.kl_div(log_m, x, log_target=True, reduction="batchmean") for x in (log_p, log_q)) / 2,
-        "cross_entropy": lambda: entropies[0],
-        "r_drop": lambda: sum(entropies) / 2 + 0.7 * (forth + back) / 2,
-    }[op]()
+    kind = LOSSES[op]
+    parts = (
+        (kind.forward, log_p, log_q), (kind.reverse, log_q, log_p), (kind.middle / 2, log_p, log_m),
+        (kind.middle / 2, log_q, log_m),
+    )  # fmt: skip
+    kl = partial(F.kl_div, log_target=True, reduction="batchmean")
+    want = sum(weight * kl(y, x) for weight, x, y in parts if weight)
+    if kind.labels:
+        want = sum(entropies[: kind.sides]) / kind.sides + 0.7 * want
     want.backward()
     loss, *gradients = call(op, a, b, labels, epsilon=epsilon)
     assert loss == pytest.approx(want.item(), rel=1e-12)
@@ -344,7 +345,7 @@ def test_adversarial_rows_keep_their_digits(engine, judged, classes, dtype):
     limit = accuracy.bound(dtype.name, engine)
     for i, (name, a, b, labels) in enumerate(accuracy.inputs(classes, dtype.name, 8, seed=classes)):
         options = {"temperature": (1.0, 0.5, 4.0)[i % 3]}
-        if op in ("cross_entropy", "r_drop"):
+        if LOSSES[op].labels:
             options["smoothing"] = 0.0 if np.isneginf(a).any() else smoothing
         if probable:
             labels = accuracy.probabilities(labels, classes, dtype.name)
@@ -374,19 +375,17 @@ def mp_losses(op, a, b, label):
         def slope(p, x):
             return p * (x - (p * x).sum())
 
-        both = (kl(p, x, y) + kl(q, y, x)) / 2
-        da, db = (slope(p, x - y) + p - q) / 2, (slope(q, y - x) + q - p) / 2
-        loss, *gradients = {
-            "kl_div": (kl(p, x, y), slope(p, x - y), q - p),
-            "symmetric_kl": (both, da, db),
-            "js_div": ((kl(p, x, m) + kl(q, y, m)) / 2, slope(p, x - m) / 2, slope(q, y - m) / 2),
-            "cross_entropy": (-x[label], p - own),
-            "r_drop": (
-                -(x[label] + y[label]) / 2 + accuracy.ALPHA * both,
-                (p - own) / 2 + accuracy.ALPHA * da, (q - own) / 2 + accuracy.ALPHA * db,
-            ),
-        }[op]  # fmt: skip
-        return float(loss), [g.astype(np.float64) for g in gradients]
+        kind = LOSSES[op]
+        forward, reverse, middle = kind.forward, kind.reverse, kind.middle / 2
+        loss = forward * kl(p, x, y) + reverse * kl(q, y, x) + middle * (kl(p, x, m) + kl(q, y, m))
+        da = forward * slope(p, x - y) + reverse * (p - q) + middle * slope(p, x - m)
+        db = reverse * slope(q, y - x) + forward * (q - p) + middle * slope(q, y - m)
+        if kind.labels:
+            loss, da, db = (accuracy.ALPHA * part for part in (loss, da, db))
+            for side in (x, y)[: kind.sides]:
+                loss -= side[label] / kind.sides
+            da, db = da + (p - own) / kind.sides, db + (q - own) / kind.sides
+        return float(loss), [g.astype(np.float64) for g in (da, db)[: kind.sides]]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -434,7 +433,7 @@ def test_rows_that_were_wrong(engine, op, a, b, label, want, dtype):
         np.testing.assert_allclose(got, right, rtol=0, atol=2e-6 * np.abs(right).max() + smallest)
 
 
-@pytest.mark.parametrize("op", ["kl_div", "symmetric_kl", "js_div"])
+@pytest.mark.parametrize("op", DIVERGENCES)
 @pytest.mark.parametrize("temperature", [1.4, 3.96])
 @pytest.mark.parametrize("height", [0.0, 6.0])
 def test_one_class_that_differs(engine, op, temperature, height):
@@ -857,5 +856,5 @@ def test_max_norm_of_numbers_of_every_size(engine, dtype, size, limit, n, axis):
 
 def test_the_list_of_reductions_is_whole():
     a, b, _ = logits((2, 3))
-    for op, reduction in itertools.product(("kl_div", "symmetric_kl", "js_div"), fd.losses.REDUCTIONS):
+    for op, reduction in itertools.product(DIVERGENCES, fd.losses.REDUCTIONS):
         assert np.all(getattr(fd, op)(a, b, reduction=reduction)[0] >= 0)

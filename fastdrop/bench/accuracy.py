@@ -20,8 +20,8 @@ import numpy as np
 import fastdrop as fd
 
 from .. import backends, config
+from ..operations import LOSSES
 
-LOSSES = ("kl_div", "symmetric_kl", "js_div", "cross_entropy", "r_drop")
 ALPHA = 0.7
 # As the Notes of `fastdrop.kl_div` and `fastdrop.softmax_dropout` say, of losses and gradients, by dtype; twice that
 # for the scalar kernels, which have four lanes of sums and no fused multiply-add.
@@ -103,6 +103,11 @@ def _bend(ratio):
     return ratio * ratio * series
 
 
+def _kl_of(p, ratio, less):
+    """KL, of terms none of which is negative."""
+    return np.where(np.abs(ratio) < 0.1, p.p * _bend(ratio), _times(p.p, ratio) - less).sum(-1)
+
+
 def exact(op, a, b, labels, temperature=1.0, smoothing=0.0):
     """Loss of each row and its gradients, for finite losses, in long double.
 
@@ -123,7 +128,8 @@ def exact(op, a, b, labels, temperature=1.0, smoothing=0.0):
     heat = np.longdouble(temperature)
     with np.errstate(all="ignore"):
         p = _Side(a, temperature)
-        if op == "cross_entropy":
+        kind = LOSSES[op]
+        if kind.sides == 1:
             loss, da = _cross_entropy(p, _wanted(labels, a.shape, smoothing))
             return loss, [da / heat]
         q = _Side(b, temperature)
@@ -136,19 +142,21 @@ def exact(op, a, b, labels, temperature=1.0, smoothing=0.0):
         far = np.abs(total) > (1 + q.rest) / 2
         ratio = np.where(neither, 0, apart - np.where(far, p.log_sum - q.log_sum, ratio_of_sums))  # log(p / q)
         less = (more - q.p * total) / (1 + p.rest)  # p - q
-        if op == "kl_div":
-            terms = np.where(np.abs(ratio) < 0.1, p.p * _bend(ratio), _times(p.p, ratio) - less)  # none is negative
-            return terms.sum(-1), [p.centred(ratio) / heat, -less / heat]
-        if op == "js_div":
+        if kind.middle:
             size = np.abs(ratio)
             half = np.where(size < 1, ratio / 2, 0)
             cosh = np.log1p(2 * np.sinh(half / 2) ** 2)
             near = (p.p + q.p) * (half * np.tanh(half) - cosh)
             loss = np.where(size < 1, near, _times(p.p, _js_log(ratio)) + _times(q.p, _js_log(-ratio))).sum(-1) / 2
             return loss, [p.js_slope(ratio) / (2 * heat), q.js_slope(-ratio) / (2 * heat)]
-        da, db = (p.centred(ratio) + less) / 2, -(q.centred(ratio) + less) / 2
-        kl = _times(less, ratio).sum(-1) / 2
-        if op == "r_drop":
+        forward, reverse = kind.forward, kind.reverse
+        da = _times(forward, p.centred(ratio)) + _times(reverse, less)
+        db = _times(reverse, q.centred(-ratio)) - _times(forward, less)
+        if forward == reverse:
+            kl = forward * _times(less, ratio).sum(-1)
+        else:
+            kl = _times(forward, _kl_of(p, ratio, less)) + _times(reverse, _kl_of(q, -ratio, -less))
+        if kind.labels:
             (ce_a, ga), (ce_b, gb) = (_cross_entropy(s, _wanted(labels, a.shape, smoothing)) for s in (p, q))
             kl, da, db = (ce_a + ce_b) / 2 + ALPHA * kl, ga / 2 + ALPHA * da, gb / 2 + ALPHA * db
         return kl, [da / heat, db / heat]
@@ -251,26 +259,24 @@ def call(op, a, b, labels, **options):
 def _torch_call(torch, op, a, b, labels, temperature=1.0, smoothing=0.0):
     """The same by torch, composed as its users do."""
     F = torch.nn.functional
-    leaves = [_tensor(torch, x).requires_grad_() for x in ([a] if op == "cross_entropy" else [a, b])]
+    kind = LOSSES[op]
+    leaves = [_tensor(torch, x).requires_grad_() for x in (a, b)[: kind.sides]]
     x = [leaf / temperature for leaf in leaves]
     logs = [F.log_softmax(one, -1) for one in x]
     loss = 0
-    if op in ("cross_entropy", "r_drop"):
+    if kind.labels:
         t = _tensor(torch, labels)
         loss = sum(F.cross_entropy(one, t, label_smoothing=smoothing, reduction="none") for one in x) / len(x)
-    if op != "cross_entropy":
+    if kind.sides == 2:
         p, q = logs
 
         def kl(p, q):
             return F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
 
-        if op == "kl_div":
-            loss = kl(p, q)
-        elif op == "js_div":
-            m = torch.logaddexp(p, q) - math.log(2)
-            loss = (kl(p, m) + kl(q, m)) / 2
-        else:
-            loss = loss + (ALPHA if op == "r_drop" else 1) * (kl(p, q) + kl(q, p)) / 2
+        m = torch.logaddexp(p, q) - math.log(2)
+        parts = (kind.forward, p, q), (kind.reverse, q, p), (kind.middle / 2, p, m), (kind.middle / 2, q, m)
+        divergence = sum(weight * kl(x, y) for weight, x, y in parts if weight)
+        loss = loss + (ALPHA if kind.labels else 1) * divergence
     loss.sum().backward()
     return loss.detach().double().numpy(), [leaf.grad.double().numpy() for leaf in leaves]
 
@@ -311,7 +317,7 @@ def _truth(op, a, b, labels, **options):
     """
     good, wanted = exact(op, a, b, labels, **options)
     sizes = [np.abs(w).max(-1, keepdims=True) for w in wanted]
-    if op in ("cross_entropy", "r_drop"):
+    if LOSSES[op].labels:
         share = len(wanted) * options.get("temperature", 1.0)
         terms = (_largest_term(x, labels, **options) / share for x in (a, b))
         sizes = [np.maximum(size, one) for size, one in zip(sizes, terms, strict=False)]
@@ -396,7 +402,7 @@ def _loss_cases(judged, classes, dtype, rows, seed):
         options = {"temperature": temperature, "smoothing": smoothing}
         if smoothing and np.isneginf(a).any():
             continue  # infinite
-        if op not in ("cross_entropy", "r_drop"):
+        if not LOSSES[op].labels:
             del options["smoothing"]
         truth = _truth(op, a, b, labels, **options)
 

@@ -12,6 +12,7 @@ import numpy as np
 import fastdrop as fd
 from fastdrop import backends
 
+from ..operations import DIVERGENCES, LOSSES
 from . import accuracy
 from .cases import backend, normal
 
@@ -44,7 +45,7 @@ def losses_apart():
 
     def losses():
         one = fd.r_drop(a, b, labels, alpha=0.7, label_smoothing=0.1)
-        more = (function(a, b)[0] for function in (fd.kl_div, fd.symmetric_kl, fd.js_div))
+        more = (getattr(fd, function)(a, b)[0] for function in DIVERGENCES)
         each = fd.symmetric_kl(a, b, reduction="none")[0].astype(np.float64)
         return np.array([one.loss, one.ce, one.kl, *more, fd.cross_entropy(a, labels)[0], *each])
 
@@ -59,12 +60,12 @@ def losses_apart():
 
 def loss_error():
     """Worst relative error of a float32 loss on `accuracy.inputs`, in parts of a million."""
-    return max(accuracy.worst(op, 1000)["loss_error"] for op in accuracy.LOSSES) * 1e6
+    return max(accuracy.worst(op, 1000)["loss_error"] for op in LOSSES) * 1e6
 
 
 def gradient_error():
     """The same of the gradients, relative to their row's largest."""
-    return max(accuracy.worst(op, 1000)["gradient_error"] for op in accuracy.LOSSES) * 1e6
+    return max(accuracy.worst(op, 1000)["gradient_error"] for op in LOSSES) * 1e6
 
 
 VALUES = {

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fastdrop.operations import DIVERGENCES
+
 from .memory import FLOATS
 from .table import DOUBLE, SINGLE, eps, generator, size_of, takes
 
@@ -123,7 +125,7 @@ def divergence(name):
         losses_close(c, shape, dtype, (0,), (1, 2))
 
 
-for name in ("kl_div", "symmetric_kl", "js_div"):
+for name in DIVERGENCES:
     divergence(name)
 
 

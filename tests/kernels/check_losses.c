@@ -77,9 +77,10 @@ static real times(real p, real x)
     return p == 0 ? 0 : p * x;
 }
 
-/* KL, symmetric KL or Jensen-Shannon of p, q; gradients added with their weight. */
-static real divergence(enum fd_loss op, const real *log_p, const real *log_q, int64_t n, real weight, real *da, real *db)
+/* The divergence of p and q that losses.def describes; gradients added with their weight. */
+static real divergence(const fd_loss_facts *f, const real *log_p, const real *log_q, int64_t n, real weight, real *da, real *db)
 {
+    const real forward = f->forward, reverse = f->reverse, middle = f->middle;
     real loss = 0, p_mean = 0, q_mean = 0;
     int classes_p = 0, classes_q = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -87,10 +88,10 @@ static real divergence(enum fd_loss op, const real *log_p, const real *log_q, in
         classes_q |= log_q[i] != -INFINITY;
     }
     if (!classes_p || !classes_q)
-        return classes_p == classes_q || (op == FD_KL && !classes_p) ? 0 : op == FD_JS ? logl(2) : INFINITY;
+        return classes_p == classes_q ? 0 : (classes_p ? forward : reverse) > 0 ? INFINITY : middle * logl(2);
     for (int64_t i = 0; i < n; i++) {
         const int no_p = log_p[i] == -INFINITY, no_q = log_q[i] == -INFINITY;
-        if (op != FD_JS && ((no_q && !no_p) || (no_p && !no_q && op != FD_KL)))
+        if ((no_q && !no_p && forward > 0) || (no_p && !no_q && reverse > 0))
             return INFINITY;
     }
     for (int sweep = 0; sweep < 2; sweep++)
@@ -98,20 +99,22 @@ static real divergence(enum fd_loss op, const real *log_p, const real *log_q, in
             const real p = expl(log_p[i]), q = expl(log_q[i]), r = log_p[i] == log_q[i] ? 0 : log_p[i] - log_q[i];
             const real less = r > 0 ? -times(p, expm1l(-r)) : times(q, expm1l(r));  /* p - q */
             real p_log = r, q_log = -r;
-            if (op == FD_JS) {  /* log(p / m), log(q / m), m = (p + q) / 2 */
+            if (middle > 0) {  /* log(p / m), log(q / m), m = (p + q) / 2 */
                 const real larger = -log1pl(expm1l(-fabsl(r)) / 2);
                 p_log = larger + (r < 0 ? r : 0), q_log = larger - (r > 0 ? r : 0);
             }
             if (!sweep) {
                 p_mean += times(p, p_log);
                 q_mean += times(q, q_log);
-                loss += op == FD_KL ? (p == 0 ? q : times(p, r + expm1l(-r))) : op == FD_JS ? (times(p, p_log) + times(q, q_log)) / 2 : times(less, r) / 2;
-            } else if (op == FD_KL) {
-                da[i] += weight * times(p, r - p_mean);
-                db[i] -= weight * less;
+                if (middle > 0)
+                    loss += middle / 2 * (times(p, p_log) + times(q, q_log));
+                else if (forward == reverse)
+                    loss += forward * times(less, r);
+                else
+                    loss += times(forward, p == 0 ? q : times(p, r + expm1l(-r))) + times(reverse, q == 0 ? p : times(q, expm1l(r) - r));
             } else {
-                da[i] += weight / 2 * (times(p, p_log - p_mean) + (op == FD_JS ? 0 : less));
-                db[i] += weight / 2 * (times(q, q_log - q_mean) - (op == FD_JS ? 0 : less));
+                da[i] += weight * (times(forward + middle / 2, times(p, p_log - p_mean)) + times(reverse, less));
+                db[i] += weight * (times(reverse + middle / 2, times(q, q_log - q_mean)) - times(forward, less));
             }
         }
     return loss;
@@ -131,6 +134,7 @@ static real span_of(const real *log_p, const real *log_q, int64_t n)
 static void row_of(const losses_case *c, int64_t row, row_result *r)
 {
     const fd_losses *k = &c->k;
+    const fd_loss_facts *f = &fd_loss_table[k->op];
     const int64_t n = k->n;
     const real share = (real)k->weight * k->inverse_temperature;
     real entropy = 0;  /* the largest gradient of that part, which the other may nearly take off */
@@ -148,20 +152,19 @@ static void row_of(const losses_case *c, int64_t row, row_result *r)
             r->da[i] = NAN, r->db[i] = NAN;
     } else if (!skipped) {
         const int some = log_softmax(log_p, c->a_values + row * n, n, k->inverse_temperature);
-        if (k->op == FD_CROSS_ENTROPY) {
+        if (f->sides == 1) {
             if (some)
                 r->loss = cross_entropy(c, row, log_p, share, r->da, &entropy);
         } else if (log_softmax(log_q, c->b_values + row * n, n, k->inverse_temperature) || some) {
-            const enum fd_loss op = k->op == FD_R_DROP ? FD_SYMMETRIC_KL : k->op;
-            const real factor = k->op == FD_R_DROP ? (real)k->alpha : 1;
-            real *kl = k->op == FD_R_DROP ? &r->kl : &r->loss;
-            *kl = divergence(op, log_p, log_q, n, share * factor, r->da, r->db);
+            const real factor = f->labels ? (real)k->alpha : 1;
+            real *kl = f->labels ? &r->kl : &r->loss;
+            *kl = divergence(f, log_p, log_q, n, share * factor, r->da, r->db);
             const real span = span_of(log_p, log_q, n);
-            if (span > 8 || op == FD_JS || k->dtype == FD_F64)
+            if (span > 8 || f->middle > 0 || k->dtype == FD_F64)
                 r->grad_error = 4 * span * share * factor;
             if (span > 8 || k->dtype == FD_F64)
-                *(k->op == FD_R_DROP ? &r->kl_error : &r->error) = span;
-            if (k->op == FD_R_DROP)
+                *(f->labels ? &r->kl_error : &r->error) = span;
+            if (f->labels)
                 r->loss = (cross_entropy(c, row, log_p, share / 2, r->da, &entropy) + cross_entropy(c, row, log_q, share / 2, r->db, &entropy)) / 2;
         }
     }
@@ -211,7 +214,7 @@ static losses_case draw_case(enum fd_loss op, enum fd_dtype dtype)
 {
     static const double temperature[] = {1, 1, 0.5, 2.5}, smoothing[] = {0, 0, 0.1, 1};
     const int64_t n = draw_length(one_in(8) ? 5000 : 300), rows = 1 + below(n > 300 ? 2 : 6);
-    const int single = op == FD_CROSS_ENTROPY, labelled = single || op == FD_R_DROP, in_place = one_in(4);
+    const int single = fd_loss_table[op].sides == 1, labelled = fd_loss_table[op].labels, in_place = one_in(4);
     losses_case c = {.a = new_rows(dtype, rows, n, 0)};
     fd_losses *k = &c.k;
     *k = (fd_losses){.dtype = dtype, .op = op, .rows = rows, .n = n, .weight = one_in(2) ? 1 : 1.0 / 3, .alpha = one_in(3) ? 0 : 0.7,
@@ -251,7 +254,7 @@ static losses_case draw_case(enum fd_loss op, enum fd_dtype dtype)
     k->a = c.a.data, k->b = c.b.data, k->da = c.da.data, k->db = c.db.data;
     k->a_step = c.a.step, k->b_step = c.b.step, k->da_step = c.da.step, k->db_step = c.db.step;
     k->loss = memory((size_t)rows * sizeof *k->loss);
-    k->kl = op == FD_R_DROP ? memory((size_t)rows * sizeof *k->kl) : NULL;
+    k->kl = labelled && !single ? memory((size_t)rows * sizeof *k->kl) : NULL;
     return c;
 }
 
@@ -287,7 +290,7 @@ static void run_twice(losses_case *c)
         fd_losses_run(k, first, end);
     }
     CHECK(!memcmp(da_once, c->da.owner, c->da.bytes) && (!db || !memcmp(db_once, c->db.owner, c->db.bytes)) && !memcmp(loss, k->loss, doubles),
-          "loss %d, dtype %d, %" PRId64 " classes: rows in several parts differ", (int)k->op, (int)k->dtype, k->n);
+          "loss %s, dtype %d, %" PRId64 " classes: rows in several parts differ", fd_loss_table[k->op].name, (int)k->dtype, k->n);
     free(da), free(db), free(da_once), free(db_once), free(loss);
 }
 
@@ -299,7 +302,7 @@ static void check_gradient(const losses_case *c, const matrix *got, int64_t row,
     const double error = (double)((bits_of(c->k.dtype) * largest + r->grad_error) * unit(c->k.dtype));
     for (int64_t i = 0; i < c->k.n; i++)
         CHECK(close_to(c->k.dtype, get(c->k.dtype, element(got, row, i)), (double)want[i], error),
-              "loss %d, dtype %d: %s of class %" PRId64 " of %" PRId64 " is %.9g, not %.9Lg; off by %.3Lg of the largest", (int)c->k.op,
+              "loss %s, dtype %d: %s of class %" PRId64 " of %" PRId64 " is %.9g, not %.9Lg; off by %.3Lg of the largest", fd_loss_table[c->k.op].name,
               (int)c->k.dtype, name, i, c->k.n, get(c->k.dtype, element(got, row, i)), want[i],
               fabsl(get(c->k.dtype, element(got, row, i)) - want[i]) / largest);
 }
@@ -307,8 +310,8 @@ static void check_gradient(const losses_case *c, const matrix *got, int64_t row,
 static void check_value(const losses_case *c, const char *name, double got, real want, real error)
 {
     error = (bits_of(c->k.dtype) * fabsl(want) + error) * unit(c->k.dtype) + (c->k.dtype == FD_F64 ? 0 : 1e-37);
-    CHECK(got == (double)want || fabsl(got - want) <= error || (isnan(got) && isnan(want)), "loss %d, dtype %d, %" PRId64 " classes: %s is %.15g, not %.15Lg",
-          (int)c->k.op, (int)c->k.dtype, c->k.n, name, got, want);
+    CHECK(got == (double)want || fabsl(got - want) <= error || (isnan(got) && isnan(want)), "loss %s, dtype %d, %" PRId64 " classes: %s is %.15g, not %.15Lg",
+          fd_loss_table[c->k.op].name, (int)c->k.dtype, c->k.n, name, got, want);
 }
 
 void check_losses(enum fd_loss op, enum fd_dtype dtype)

@@ -23,6 +23,7 @@ subtracted after it has been rounded.
 
 import numpy as np
 
+from ...operations import LOSSES_BY_NAME
 from ...rule import scale_of
 
 CHUNK = 1 << 18  # elements whose temporaries are alive at a time
@@ -42,7 +43,8 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
 
     Parameters
     ----------
-    op : {"kl", "symmetric_kl", "js", "r_drop", "cross_entropy"}
+    op : str
+        Name of one of `operations.LOSSES`.
     a, b : array of shape [rows, classes]
         Logits; ``b`` is None for the cross entropy.
     da, db : array
@@ -53,7 +55,7 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
     skip : array of bool of shape [rows], or None
         True where a row is left out: loss 0, gradient 0.
     loss, kl : array of float64 of shape [rows]
-        For "r_drop" the cross entropy and the symmetric KL divergence, else the loss and None.
+        Of two sides with labels the cross entropy and the divergence, else the loss and None.
     temperature, weight, alpha, smoothing : float
     """
     for i in _pieces(*a.shape):
@@ -65,14 +67,15 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
 
 
 def _some_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing):
+    op = LOSSES_BY_NAME[op]
     used = np.ones(len(a), bool) if skip is None else ~skip.astype(bool)
-    y = None if op not in ("cross_entropy", "r_drop") else _wanted(label, target, smoothing, used, a.shape)
+    y = _wanted(label, target, smoothing, used, a.shape) if op.labels else None
     sides = [_Side(x, temperature) for x in (a, b) if x is not None]
     broken = np.any([side.broken for side in sides], axis=0)
     kl_rows, gradients = np.zeros(len(a)), [0.0, 0.0]
     rows = kl_rows
-    if op != "cross_entropy":
-        kl_rows, *gradients = _divergence("symmetric_kl" if op == "r_drop" else op, *sides)
+    if op.sides == 2:
+        kl_rows, *gradients = _divergence(op, *sides)
         rows = kl_rows
     if y is not None:
         some = np.any([side.some for side in sides], axis=0)
@@ -81,7 +84,7 @@ def _some_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, w
         broken |= np.isnan(y).any(-1)
         share = 1 / len(sides)
         gradients = [
-            (alpha * g if op == "r_drop" else 0) + np.where(some[:, None], share * slope, 0)
+            (alpha * g if op.sides == 2 else 0) + np.where(some[:, None], share * slope, 0)
             for g, (_, slope) in zip(gradients, entropies)
         ]
     _write(loss, np.where(broken, np.nan, rows), used)
@@ -144,16 +147,15 @@ def _divergence(op, a, b):
     neither = (a.x == -np.inf) & (b.x == -np.inf)
     less = np.where(neither, 0, (difference - b.p * more) * a.share)  # p - q
     ratio = np.where(neither, 0, d - log_ratio)  # log(p / q)
-    rows, dp, dq = _DIVERGENCES[op](a, b, less, ratio)
+    rows, dp, dq = (_js if op.middle else _mixture)(op, a, b, less, ratio)
     rows = np.maximum(rows, 0)
     both = a.some & b.some
     dp, dq = np.where(both[:, None], dp, 0), np.where(both[:, None], dq, 0)
     rows = np.where(both, rows, 0)
-    if op == "js":
-        return np.where(a.some != b.some, np.log(2), rows), dp, dq
-    infinite = (a.x > -np.inf) & (b.x == -np.inf)
-    if op == "symmetric_kl":
-        infinite |= (a.x == -np.inf) & (b.x > -np.inf)
+    if op.middle:
+        return np.where(a.some != b.some, op.middle * np.log(2), rows), dp, dq
+    infinite = (op.forward > 0) & (a.x > -np.inf) & (b.x == -np.inf)
+    infinite |= (op.reverse > 0) & (a.x == -np.inf) & (b.x > -np.inf)
     infinite = infinite.any(-1)
     return np.where(infinite, np.inf, rows), np.where(infinite[:, None], 0, dp), np.where(infinite[:, None], 0, dq)
 
@@ -173,26 +175,37 @@ def _minus(x, y):
     return difference, (x - (difference - part)) - (y + part)
 
 
-def _kl(a, b, less, ratio):
-    exact = _times(a.p, ratio) - less  # with the sum of q - p, which is 0, no term is negative
-    series = a.p * ratio * ratio * _series(-ratio, [1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040])
-    return np.where(np.abs(ratio) > 1e-2, exact, series).sum(-1), _centred(a, ratio), -less
+def _kl(p, less, ratio):
+    exact = _times(p, ratio) - less  # with the sum of q - p, which is 0, no term is negative
+    series = p * ratio * ratio * _series(-ratio, [1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040])
+    return np.where(np.abs(ratio) > 1e-2, exact, series).sum(-1)
 
 
-def _symmetric_kl(a, b, less, ratio):
+def _mixture(op, a, b, less, ratio):
+    """forward * KL(p || q) + reverse * KL(q || p)"""
+    if op.forward == op.reverse:  # the normalisers cancel
+        rows = op.forward * _dot(less, ratio)
+    else:
+        rows = _part(op.forward, _kl(a.p, less, ratio)) + _part(op.reverse, _kl(b.p, -less, -ratio))
     return (
-        _dot(less, ratio) / 2,
-        (_centred(a, ratio) + less) / 2,
-        -(_centred(b, ratio) + less) / 2,
+        rows,
+        _part(op.forward, _centred(a, ratio)) + _part(op.reverse, less),
+        _part(op.reverse, _centred(b, -ratio)) - _part(op.forward, less),
     )
 
 
-def _js(a, b, less, ratio):
+def _part(weight, x):
+    """weight * x, 0 where the weight is, whatever x."""
+    return weight * x if weight else np.zeros_like(x)
+
+
+def _js(op, a, b, less, ratio):
     w = ratio * ratio / 4
     series = (a.p + b.p) * w * _series(-w, [1 / 2, 1 / 4, 1 / 9, 17 / 360, 31 / 1575])  # of u tanh(u) - log(cosh(u))
     exact = _times(a.p, _js_log(ratio)) + _times(b.p, _js_log(-ratio))
     rows = np.where(np.abs(ratio) < 0.1, series, exact).sum(-1) / 2  # u = ratio / 2
-    return rows, _centred(a, _js_above(a, ratio)) / 2, _centred(b, _js_above(b, -ratio)) / 2
+    dp, dq = _centred(a, _js_above(a, ratio)) / 2, _centred(b, _js_above(b, -ratio)) / 2
+    return op.middle * rows, op.middle * dp, op.middle * dq
 
 
 def _js_log(ratio):
@@ -213,9 +226,6 @@ def _centred(side, x):
     """p * (x - E_p[x]), from distances to the largest class: there nothing but what the others have is summed."""
     x = x - np.where(side.top, x, 0).sum(-1, keepdims=True)
     return _times(side.p, x - _mean(side.p, x))
-
-
-_DIVERGENCES = {"kl": _kl, "symmetric_kl": _symmetric_kl, "js": _js}
 
 
 def _series(x, terms):
