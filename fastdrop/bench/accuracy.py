@@ -26,7 +26,7 @@ ALPHA = 0.7
 # As the Notes of `fastdrop.kl_div` and `fastdrop.softmax_dropout` say, of losses and gradients, by dtype; twice that
 # for the scalar kernels, which have four lanes of sums and no fused multiply-add.
 BOUNDS = {"float16": 5e-6, "bfloat16": 5e-6, "float32": 5e-6, "float64": 1e-9}
-FLAT = 1e-6  # below that it does not matter whether torch is better
+FLAT = 2e-6  # errors of float32 below that are equal: both are the sum of a few roundings
 
 
 def bound(dtype, engine):
