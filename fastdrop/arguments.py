@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dtypes import FLOATS
 from .rule import MASK64
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def check_p(p):
             raise TypeError(f"p must be a number or an array of numbers in [0, 1], got {p!r}{cure}")
         try:
             array = np.array(p)
-            if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+            if array.dtype.kind not in "fiu" and array.dtype.name not in FLOATS:
                 raise TypeError
             array = array.astype(np.float64)
         except (TypeError, ValueError, RuntimeError):  # RuntimeError: tensors that require grad

@@ -3,16 +3,15 @@
 import numpy as np
 
 from .arguments import joint_shape
+from .dtypes import FLOATS, NAMES
 from .memory import new_like
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def as_array(x, name):
     """Return ``x`` if its dtype is one the kernels know; raise TypeError if not."""
     if x.dtype.char not in "fde" and x.dtype.name not in FLOATS:  # names are slow to make
         cure = f"; convert it, with np.asarray({name}, np.float32) say" if x.dtype.kind in "biu" else ""
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got dtype {x.dtype}{cure}")
+        raise TypeError(f"{name} must be {NAMES}, got dtype {x.dtype}{cure}")
     return x
 
 
@@ -82,7 +81,7 @@ def axis_last(x, axis):
 
 def sum_dtype(dtype):
     """Return the dtype in which sums of ``dtype`` are made: float32, or float64 for float64."""
-    return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+    return np.dtype(FLOATS[dtype.name].computed_in)
 
 
 def broadcast_to_mask(x, shape, name):

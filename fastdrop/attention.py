@@ -9,8 +9,9 @@ import numpy as np
 
 from . import backends
 from .arguments import check_axis
-from .arrays import as_array, as_native, axis_last, output_like
+from .arrays import as_array, as_native, axis_last, output_like, sum_dtype
 from .dispatch import operation
+from .dtypes import FLOATS
 from .functional import check_mask, mask_for
 from .masks import Mask
 from .memory import new_like, with_room
@@ -24,7 +25,7 @@ def softmax_dropout(scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, ma
 
     Parameters
     ----------
-    scores : array_like of float16, bfloat16, float32 or float64
+    scores : array_like of floats
         Attention scores, such as ``q @ k.T / sqrt(d)``, of any shape.
     p : float or array_like, default 0.5
         Probability to drop, in [0, 1]; an array has the scores' shape ``[:k]`` and does not vary along ``axis``.
@@ -153,14 +154,14 @@ def _attention(attention_mask, scores, axis):
         return None, None
     given = attention_mask
     is_bool = given.dtype == np.bool_
-    if not is_bool and given.dtype.kind != "f" and given.dtype.name != "bfloat16":
+    if not is_bool and given.dtype.kind != "f" and given.dtype.name not in FLOATS:
         raise TypeError(f"attention_mask must hold bools (True = may attend) or floats to add, got dtype {given.dtype}")
     if given.ndim > scores.ndim or any(m not in (1, n) for m, n in zip(given.shape[::-1], scores.shape[::-1])):
         raise ValueError(f"attention_mask must broadcast to the scores' shape {scores.shape}, got {given.shape}")
     if is_bool:
         given = given.view(np.uint8) != 0  # bytes that are not 0 or 1 would mix up neighbours
     else:
-        given = _as_bias(given, np.float64 if scores.dtype.itemsize == 8 else np.float32)
+        given = _as_bias(given, sum_dtype(scores.dtype).type)
     wide = axis_last(given.reshape((1,) * (scores.ndim - given.ndim) + given.shape), axis)
     shape = axis_last(scores, axis).shape
     wide = np.broadcast_to(wide, (*wide.shape[:-1], shape[-1]))  # whole rows: kernels read consecutive numbers

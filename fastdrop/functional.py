@@ -54,7 +54,7 @@ def dropout(
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats: float16, bfloat16, float32 or float64
         Any shape, strides and byte order. Any object with the buffer protocol or CPU DLPack is read in place. An array
         in CUDA memory is worked on there, and the result belongs to its library: see `fastdrop.cuda`.
     p : float or array_like, default 0.5

@@ -34,7 +34,7 @@ def dropout_add(
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats
     residual : array_like
         Of x's dtype; broadcasts to x's shape.
     p : float or array_like, default 0.5
@@ -133,7 +133,7 @@ def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats
     p, rng, mask, training, mask_shape, dtype
         As in `dropout`; the mask must broadcast to x's shape.
     out : array_like, optional
@@ -202,7 +202,7 @@ def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats
     p, rng, mask, training, mask_shape, dtype
         As in `dropout`; the mask must broadcast to x's shape.
     out : array_like, optional
@@ -272,7 +272,7 @@ def silu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats
     p, rng, mask, training, mask_shape, dtype
         As in `dropout`; the mask must broadcast to x's shape.
     out : array_like, optional

@@ -26,6 +26,7 @@ import numpy as np
 
 from .arguments import check_p, check_samples, fit_p
 from .dispatch import operation
+from .dtypes import FLOATS
 from .masks import Mask
 from .rng import _seed_of, _uint64, as_rng
 from .rule import MASK64
@@ -292,7 +293,7 @@ class _Stream:
 
     def add(self, prediction, used):
         prediction = np.asarray(prediction)
-        if prediction.dtype.kind != "f" and prediction.dtype.name != "bfloat16":
+        if prediction.dtype.kind != "f" and prediction.dtype.name not in FLOATS:
             raise TypeError(f"predict must give an array of floats, got dtype {prediction.dtype}")
         if self.count == 0:
             self._begin(prediction)
@@ -375,9 +376,8 @@ def _log1p(x):
 
 def _check_probabilities(p, dtype):
     """Raise unless ``p``, in float64, are probabilities along the last axis, as far as their ``dtype`` can be."""
-    bfloat16 = dtype.name == "bfloat16"  # which NumPy's finfo does not know
-    eps, smallest = (2**-7, 0) if bfloat16 else (np.finfo(dtype).eps, np.finfo(dtype).smallest_subnormal)
-    slack = 1e-3 + 10 * float(eps) + p.shape[-1] * float(smallest) / 2
+    kind = FLOATS.get(dtype.name, FLOATS["float64"])
+    slack = 1e-3 + 10 * 2.0**-kind.digits + p.shape[-1] * 2.0 ** (kind.least - 1)
     total = p @ np.ones(p.shape[-1])
     if p.size and not (p.min() >= 0 and abs(total - 1).max() <= slack):  # NaN is neither
         raise ValueError(

@@ -136,7 +136,7 @@ class Dropout(_Layer):
 
         Parameters
         ----------
-        x : array_like of float16, bfloat16, float32 or float64
+        x : array_like of floats
         training : bool or fastdrop.inference.Sample, default True
             If False, ``x`` itself is returned and nothing is remembered. A `Sample` of `fastdrop.mc_dropout`: dropped
             as that sample drops, and nothing is remembered.

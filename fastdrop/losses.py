@@ -17,7 +17,7 @@ import numpy as np
 
 from . import backends
 from .arguments import check_axis, check_number, check_shape
-from .arrays import as_array, as_native, axis_last, check_out, output_like
+from .arrays import as_array, as_native, axis_last, check_out, output_like, sum_dtype
 from .dispatch import operation
 from .functional import mask_for
 from .masks import apply_into
@@ -34,7 +34,7 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
 
     Parameters
     ----------
-    a, b : array_like of float16, bfloat16, float32 or float64
+    a, b : array_like of floats
         Logits, of one shape and dtype. Half types are computed with in float32.
     pad_mask : array_like of bool, optional
         True = this row is ignored: no loss, gradient 0. Broadcasts to a's shape without the axis of the classes; a last
@@ -166,7 +166,7 @@ def cross_entropy(
 
     Parameters
     ----------
-    a : array_like of float16, bfloat16, float32 or float64
+    a : array_like of floats
         Logits, classes on ``axis``.
     labels : array_like
         Integers of a's shape without ``axis``: each row's class. Or floats of a's shape: each row's probabilities (not
@@ -228,7 +228,7 @@ def r_drop(
 
     Parameters
     ----------
-    a, b : array_like of float16, bfloat16, float32 or float64
+    a, b : array_like of floats
         Logits of the two passes.
     labels, label_smoothing, ignore_index
         As in `cross_entropy`.
@@ -291,7 +291,7 @@ def r_drop_pair(x, p, *, rng=None, out=None):
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats
     p, rng
         As in `fastdrop.dropout`.
     out : array, optional
@@ -449,8 +449,7 @@ class _Call:
 
     def reduce(self, rows):
         if self.reduction == "none":
-            wide = np.float64 if self.logits[0].dtype.itemsize == 8 else np.float32
-            return rows.astype(wide).reshape(self.lead)
+            return rows.astype(sum_dtype(self.logits[0].dtype)).reshape(self.lead)
         return float(rows.sum()) * self.weight
 
     def gradients(self):

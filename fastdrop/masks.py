@@ -18,10 +18,11 @@ import numpy as np
 from . import backends
 from . import rng as rngs
 from .arguments import check_allocatable, check_p, check_shape, explained, fit_p, joint_shape
-from .arrays import FLOATS, as_array, as_native, broadcast_to_mask, check_out, output_like, sum_dtype
+from .arrays import as_array, as_native, broadcast_to_mask, check_out, output_like, sum_dtype
 from .borders.host import view
 from .compiled import _core
 from .dispatch import operation
+from .dtypes import FLOATS
 from .memory import new_array, with_room
 from .rng import as_rng
 from .rule import MASK64, scale_of
@@ -345,7 +346,7 @@ class Mask(Fields):
 
         Parameters
         ----------
-        x : array_like of float16, bfloat16, float32 or float64
+        x : array_like of floats
             Any shape that broadcasts with the mask's. Any object with the buffer protocol or CPU DLPack is read in
             place.
         out : array_like, optional

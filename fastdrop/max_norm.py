@@ -20,7 +20,7 @@ def max_norm_(W, limit, axis=0):
 
     Parameters
     ----------
-    W : array_like of float16, bfloat16, float32 or float64, writable
+    W : array_like of floats, writable
         Weights.
     limit : float
         The largest norm that is left alone, at least 0; 3 or 4 is common.

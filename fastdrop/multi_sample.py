@@ -32,7 +32,7 @@ def multi_sample_dropout(x, p, samples, *, rng=None, out=None):
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats
     p : float or array_like
         Probability to drop, or one for each sample (``np.linspace(0.1, 0.5, samples)``, say).
     samples : int
@@ -124,7 +124,7 @@ def multi_sample_mean(x, p, samples, *, rng=None, out=None):
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64
+    x : array_like of floats
     p : float or array_like
         Probability to drop, or one for each sample.
     samples : int

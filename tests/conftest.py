@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import fastdrop as fd
 from fastdrop import backends
+from fastdrop.dtypes import FLOATS
 
 try:
     from fastdrop import _core
@@ -53,12 +54,12 @@ def isas():
     return ISAS
 
 
-@pytest.fixture(params=["float16", "bfloat16", "float32", "float64"])
+@pytest.fixture(params=list(FLOATS))
 def dtype(request):
-    """Each of the four dtypes."""
-    if request.param == "bfloat16":
-        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
-    return np.dtype(request.param)
+    """Each of the dtypes."""
+    if not hasattr(np, request.param):
+        pytest.importorskip("ml_dtypes")
+    return FLOATS[request.param].dtype
 
 
 def _identical(a, b):

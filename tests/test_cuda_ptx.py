@@ -10,11 +10,12 @@ import sys
 
 import pytest
 
+from fastdrop.dtypes import FLOATS
 from fastdrop.operations import OPERATIONS
 
 CAPABILITY = (9, 0)
 MISSING = "the compiler of CUDA kernels is not installed: pip install numba-cuda[cu13]"
-DTYPES = ("float32", "float16", "bfloat16", "float64")
+DTYPES = tuple(FLOATS)
 LANES = [f"lanes {op.name}" for op in OPERATIONS.values() if not op.residual]
 ANYWHERE = [f"anywhere {op}" for op in OPERATIONS]
 KERNELS = (
@@ -93,7 +94,8 @@ def launched(dtype):
             super().__init__(None, 0, shape, None, dtype, 0)
 
         def kernel_argument(self):
-            return np.zeros(1, {"bool": "uint8", "float16": "uint16", "bfloat16": "uint16"}.get(self.dtype, self.dtype))
+            stored = {"bool": np.uint8} | {name: each.stored for name, each in FLOATS.items()}
+            return np.zeros(1, stored.get(self.dtype, self.dtype))
 
         def stand_in(self, dtype):
             return np.zeros(1, dtype)

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop.dtypes import FLOATS
 from fastdrop.operations import ACTIVATIONS, DIVERGENCES
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 ANSWERS = json.loads((Path(__file__).parent / "data" / "stream-v1.json").read_text())
-DTYPES = ["float32", "float64", "float16", "bfloat16"]
+DTYPES = list(FLOATS)
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 

@@ -41,7 +41,7 @@ def expected(x, keep, p):
     wide = np.dtype(np.float64 if x.dtype.itemsize == 8 else np.float32)
     with np.errstate(all="ignore"):
         y = x.astype(wide) * (1 / (1 - p)).astype(wide)
-        y = reference.elementwise.bfloat16(y, dtype) if dtype.name == "bfloat16" else y.astype(dtype)
+        y = reference.ops.bfloat16(y, dtype) if dtype.name == "bfloat16" else y.astype(dtype)
     y = np.array(y)
     y[~np.broadcast_to(keep, y.shape)] = 0
     return y

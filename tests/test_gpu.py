@@ -12,9 +12,10 @@ import pytest
 
 import fastdrop as fd
 import fastdrop.cuda
+from fastdrop.dtypes import FLOATS
 from fastdrop.operations import ACTIVATIONS
 
-DTYPES = ["float32", "float64", "float16", "bfloat16"]
+DTYPES = list(FLOATS)
 
 
 def gpus():

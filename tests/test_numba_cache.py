@@ -18,9 +18,10 @@ pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
 from fastdrop.backends.numba_common import rule
 from fastdrop.backends.numba_cpu import ops, rows
+from fastdrop.dtypes import FLOATS
 from fastdrop.operations import OPERATIONS
 
-DTYPES = ["float32", "float64", "float16", "bfloat16"]
+DTYPES = list(FLOATS)
 CALLS = """
     import sys
     import ml_dtypes

@@ -20,12 +20,13 @@ import numpy as np
 import fastdrop as fd
 
 from .. import backends, config
+from ..dtypes import FLOATS
 from ..operations import LOSSES
 
 ALPHA = 0.7
 # As the Notes of `fastdrop.kl_div` and `fastdrop.softmax_dropout` say, of losses and gradients, by dtype; twice that
 # for the scalar kernels, which have four lanes of sums and no fused multiply-add.
-BOUNDS = {"float16": 5e-6, "bfloat16": 5e-6, "float32": 5e-6, "float64": 1e-9}
+BOUNDS = {name: 1e-9 if each.computed_in is np.float64 else 5e-6 for name, each in FLOATS.items()}
 FLAT = 2e-6  # errors of float32 below that are equal: both are the sum of a few roundings
 
 
@@ -178,7 +179,7 @@ def _exact_softmax(scores, dy, keep, scale):
 def inputs(classes, dtype="float32", rows=8, seed=0):
     """Yield (name, a, b, labels) for each kind of adversarial rows."""
     rng = np.random.default_rng(seed)
-    dtype = _dtype(dtype)
+    dtype = FLOATS[str(dtype)].dtype
 
     def normal(size=1.0):
         return rng.standard_normal((rows, classes)) * size
@@ -223,15 +224,7 @@ def probabilities(labels, classes, dtype="float32", seed=0):
     """Labels that are probabilities, near one-hot."""
     rng = np.random.default_rng(seed)
     t = rng.dirichlet(np.ones(classes), len(labels)) * 10.0 ** rng.uniform(-8, -1, (len(labels), 1))
-    return (t + (1 - t.sum(-1, keepdims=True)) * np.eye(classes)[labels]).astype(_dtype(dtype))
-
-
-def _dtype(name):
-    if str(name) == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    return (t + (1 - t.sum(-1, keepdims=True)) * np.eye(classes)[labels]).astype(FLOATS[str(dtype)].dtype)
 
 
 def _as(dtype, *arrays):
@@ -287,8 +280,9 @@ def _tensor(torch, x):
 
 def _half_unit(dtype, x):
     """Half a unit in the last place of x as a number of a 16-bit dtype; of the smallest number of others."""
-    digits, least = {"float16": (10, -24), "bfloat16": (7, -133), "float32": (99, -149), "float64": (99, -1074)}[dtype]
-    exponent = np.maximum(np.frexp(np.abs(x))[1] - 1 - digits, least)
+    kind = FLOATS[dtype]
+    digits = kind.digits if kind.itemsize == 2 else 99
+    exponent = np.maximum(np.frexp(np.abs(x))[1] - 1 - digits, kind.least)
     return np.ldexp(np.longdouble(0.5), exponent)
 
 

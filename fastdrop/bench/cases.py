@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import fastdrop as fd
+from fastdrop.dtypes import FLOATS
 from fastdrop.operations import ACTIVATIONS
 
 M = 1 << 20
@@ -51,16 +52,7 @@ class Case:
 
     def bytes(self, shape, dtype):
         """Bytes that the call has to read and write."""
-        return int(self.arrays * math.prod(shape) * dtype_of(dtype).itemsize)
-
-
-def dtype_of(name):
-    """NumPy dtype by name, bfloat16 (of ml_dtypes) too."""
-    if name == "bfloat16":
-        import ml_dtypes  # an extra, not a dependency
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+        return int(self.arrays * math.prod(shape) * FLOATS[dtype].dtype.itemsize)
 
 
 def instruction_set():
@@ -74,7 +66,7 @@ def instruction_set():
 
 def normal(shape, dtype="float32", seed=0):
     """Normal numbers, the same ones again and again: drawing 4 GiB of them would take longer than all else."""
-    block = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32).astype(dtype_of(dtype))
+    block = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32).astype(FLOATS[dtype].dtype)
     flat = np.empty(math.prod(shape), block.dtype)
     for start in range(0, flat.size, BLOCK):
         flat[start : start + BLOCK] = block[: flat.size - start]
@@ -413,7 +405,6 @@ FLAT = ((1000,), (64 * 1024,), (M,), (16 * M,))
 ROWS = ((64, 1024), (16 * 1024, 1024))
 SQUARE = ((256, 256), (4096, 4096))
 IMAGES = ((4, 16, 32, 32), (64, 64, 64, 64))
-DTYPES = ("float32", "float16", "bfloat16", "float64")
 SEQUENCES = ((4, 32, 512), (64, 512, 512))
 KEYS = ((64, 512), (6144, 512))
 LOGITS = ((4096, 1000), (1024, 32000))
@@ -422,7 +413,7 @@ READ_WRITE = "x read, y written"
 CASES = {
     case.op: case
     for case in [
-        Case("dropout", "reused", dropout, READ_WRITE, 2, FLAT, DTYPES, (0.1, 0.5)),
+        Case("dropout", "reused", dropout, READ_WRITE, 2, FLAT, tuple(FLOATS), (0.1, 0.5)),
         Case("dropout, numba", "reused", dropout_numba, READ_WRITE, 2, FLAT[2:]),
         Case("dropout, fresh", "fresh", dropout_fresh, READ_WRITE, 2, FLAT),
         Case("dropout, in place", "in place", dropout_in_place, "x read and written", 2, FLAT),

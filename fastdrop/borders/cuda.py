@@ -14,11 +14,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..backends.numba_common.axes import c_steps
+from ..dtypes import FLOATS
 from ..locks import new_lock
 from .host import check_grad, on_device
-
-FLOATS = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
-
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
 
@@ -31,7 +29,7 @@ class DeviceArray:
         self.steps = c_steps(self.shape) if steps is None else tuple(steps)
         self.readonly, self.library, self.result = readonly, library, owner
         self.size = math.prod(self.shape)
-        self.itemsize = FLOATS[dtype] if dtype in FLOATS else np.dtype(dtype).itemsize
+        self.itemsize = FLOATS[dtype].itemsize if dtype in FLOATS else np.dtype(dtype).itemsize
         reach = [(n - 1) * step for n, step in zip(self.shape, self.steps, strict=True)]
         self.before = -sum(step for step in reach if step < 0)  # elements below the first one
         self.span = self.before + sum(step for step in reach if step > 0) + 1 if self.size else 0
@@ -48,7 +46,7 @@ class DeviceArray:
     @property
     def computed_in(self):
         """The dtype that the numbers are computed and summed in."""
-        return "float64" if self.dtype == "float64" else "float32"
+        return FLOATS[self.dtype].computed_in.__name__
 
     def kernel_argument(self):
         """All the memory that the array spans, as one dimension; 16-bit floats as uint16."""

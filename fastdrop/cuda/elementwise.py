@@ -1,7 +1,8 @@
 """Dropout, and what stands beside it, on device arrays: checked here, launched by the Numba CUDA backend."""
 
 from ..arguments import check_p, check_samples, check_shape, joint_shape
-from ..borders.cuda import FLOATS, array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
+from ..borders.cuda import array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
+from ..dtypes import FLOATS
 from ..functional import check_mask, mask_for
 from ..operations import ACTIVATIONS
 
@@ -23,7 +24,7 @@ def apply(mask, x, out=None, *, stream=None):
     Parameters
     ----------
     mask : Mask
-    x : device array of float16, bfloat16, float32 or float64
+    x : device array of floats
         Any strides; broadcasts with the mask.
     out : device array, optional
         Where to write; may be ``x``.

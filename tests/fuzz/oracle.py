@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 import fastdrop as fd
+from fastdrop.dtypes import FLOATS
 from fastdrop.operations import LOSSES
 
 from .case import Twin, with_backend
@@ -188,9 +189,9 @@ def is_nan(x):
 
 def near(got, want, limit):
     """Where ``got`` is ``want`` but for ``limit`` and a rounding to their dtype; NaN and infinities alike."""
-    largest = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.4e38}.get(want.dtype.name, np.inf)
-    spacing = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}.get(want.dtype.name, 2.0**-52)
-    least = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-126}.get(want.dtype.name, 2.0**-1022)
+    kind = FLOATS[want.dtype.name]
+    largest = kind.largest if kind.itemsize < 8 else np.inf
+    spacing, least = 2.0**-kind.digits, 2.0 ** (kind.least if kind.itemsize == 2 else kind.least + kind.digits)
     g, w = got.astype(float), want.astype(float)
     with np.errstate(all="ignore"):
         limit = limit + 2 * spacing * np.abs(w) + least

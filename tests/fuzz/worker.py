@@ -13,6 +13,7 @@ import warnings
 
 import fastdrop as fd
 from fastdrop import backends, config
+from fastdrop.dtypes import FLOATS
 
 from .case import Case, Draw, Twin
 from .functions import GENERATORS
@@ -28,7 +29,7 @@ class Options:
     def __init__(self, engines, functions=None, dtypes=None, torch=True, large=0.004):
         self.engines = engines
         self.functions = functions or list(GENERATORS)
-        self.dtypes = dtypes or ["float16", "bfloat16", "float32", "float64"]
+        self.dtypes = dtypes or list(FLOATS)
         self.large = large
         self.torch = None
         if torch:

@@ -366,6 +366,15 @@ def f32_to_bf16(value):
     return np.uint16((u + np.uint64(0x7FFF) + (top & np.uint64(1))) >> np.uint64(16))
 
 
+# dtype's name -> how a number gets to what it is computed in, and back
+CONVERSIONS = {
+    "float16": (f16_to_f32, f32_to_f16),
+    "bfloat16": (bf16_to_f32, f32_to_bf16),
+    "float32": (np.float32, np.float32),
+    "float64": (np.float64, np.float64),
+}
+
+
 # -- op bodies: what a kernel does to one element --------------------------------------------------------------------
 
 

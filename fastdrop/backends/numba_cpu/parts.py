@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from ...dtypes import FLOATS
 from ..numba_common import rule
 
 TILE = 4096
@@ -192,9 +193,4 @@ def decide_tile(scratch, at, first, last, mask, chances):
 
 
 # dtype's name -> what its memory is seen as, what it is computed in, and how it gets there and back
-DTYPES = {
-    "float32": (np.float32, np.float32, np.float32, np.float32),
-    "float64": (np.float64, np.float64, np.float64, np.float64),
-    "float16": (np.uint16, np.float32, rule.f16_to_f32, rule.f32_to_f16),
-    "bfloat16": (np.uint16, np.float32, rule.bf16_to_f32, rule.f32_to_bf16),
-}
+DTYPES = {name: (each.stored, each.computed_in, *rule.CONVERSIONS[name]) for name, each in FLOATS.items()}

@@ -14,6 +14,7 @@ import numpy as np
 from numba import config, cuda, types
 from numba.extending import intrinsic, overload
 
+from ...dtypes import FLOATS
 from ...rule import scale_of, threshold
 from ..numba_common import rule
 from ..numba_common.axes import c_steps, join
@@ -25,12 +26,7 @@ LOW60 = (1 << 60) - 1
 EACH, STORED = 1, 2  # kinds of mask: a p for each part, decisions of the user's own
 
 # dtype -> how a number gets to what it is computed in and back, what that is, and a thread's lanes of the layout
-DTYPES = {
-    "float32": (np.float32, np.float32, np.float32, 1),
-    "float64": (np.float64, np.float64, np.float64, 1),
-    "float16": (rule.f16_to_f32, rule.f32_to_f16, np.float32, 2),
-    "bfloat16": (rule.bf16_to_f32, rule.f32_to_bf16, np.float32, 2),
-}
+DTYPES = {name: (*rule.CONVERSIONS[name], each.computed_in, 1 + (each.itemsize == 2)) for name, each in FLOATS.items()}
 
 
 def jit(function):
@@ -223,7 +219,7 @@ def launch_rows(kernel, rows, stream, *arguments):
 
 def real(dtype):
     """The type that numbers of ``dtype`` are computed and summed in."""
-    return np.float64 if dtype == "float64" else np.float32
+    return FLOATS[dtype].computed_in
 
 
 def wide(shape, *steps):

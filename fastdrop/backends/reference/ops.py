@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ...dtypes import FLOATS
 from ...memory import new_array
 from ...operations import OPERATIONS
 from ...rule import scale_of
@@ -10,7 +11,7 @@ from .stream import CHUNK, decisions, part_of, pieces
 
 def widen(x):
     """The precision that x is worked on in: float32 for the 16-bit dtypes."""
-    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    return x.astype(FLOATS[x.dtype.name].computed_in, copy=False)
 
 
 def narrow(y, dtype):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ...dtypes import FLOATS
 from ...rule import scale_of
 from .stream import decisions, pieces
 
@@ -38,6 +39,6 @@ def sample_sum(dx, dy, mask, keep=decisions):
 
 def _weights(dtype, weights, samples):
     """The type that sums of ``dtype`` are made in, and in it one weight for each sample."""
-    wide = np.float64 if dtype.itemsize == 8 else np.float32
+    wide = FLOATS[dtype.name].computed_in
     with np.errstate(over="ignore"):
         return wide, np.broadcast_to(np.asarray(weights, np.float64).astype(wide), (samples,))
