@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The border between Python and the C kernels: arrays in, work shared among threads, nothing decided.
+"""The border between Python and the C kernels: arrays in, jobs run, nothing decided.
 
-The files in src/ know no Python; the modules of this package know no pointers.  Here a checked array becomes an `fd_walk`,
-and its units are shared among threads.  No maths.
+The files in src/ know no Python; the modules of this package know no pointers.  Here checked arrays become the jobs of
+fastdrop.h, which share their work among threads.  No maths.
 
-Arrays are checked by the modules that call this one. What memory safety hangs on is checked here once more, when no Python
-code runs any more between the look at an array and its use: code of the caller's that ran meanwhile may have reshaped it.
+Arrays are checked, and errors worded, by the modules that call this one. What memory safety hangs on is checked here once
+more, when no Python code runs any more between the look at an array and its use: code of the caller's that ran meanwhile
+may have reshaped it.  "Behaved" is NumPy's word for aligned, in native byte order and, where written, writeable.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport int64_t, uint64_t, uint8_t
 cimport numpy as cnp
 import numpy as np
 
@@ -17,83 +17,37 @@ from .rng import QUIET, as_rng
 
 cnp.import_array()
 
-Mask = None  # the class that `make` makes here, set by fastdrop.masks
-
-cdef extern from "fastdrop.h" nogil:
-    enum: FD_MAX_NDIM, FD_INPUTS
-    cdef enum fd_dtype:
-        FD_F32, FD_F64, FD_F16, FD_BF16
-    cdef enum fd_op:
-        FD_APPLY, FD_OPS, FD_KEEP
-    ctypedef struct fd_source:
-        uint64_t seed, stream, offset
-        const uint8_t *stored
-    ctypedef struct fd_walk:
-        fd_op op
-        fd_dtype dtype
-        int ndim
-        fd_source mask
-        void *y
-        const void **in_ "in"
-        const double *p
-        int64_t *shape
-        int64_t *y_step
-        int64_t (*in_step)[64]
-        int64_t *m_step
-        int64_t *p_step
-        int64_t units, columns, run
-        int crossed, joined, bypass
-    const char *fd_op_name(fd_op op)
-    int fd_op_inputs(fd_op op)
-    void fd_plan(fd_walk *walk)
-    void fd_run(const fd_walk *walk, int64_t first_unit, int64_t last_unit)
-    void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
-    const char *fd_isa()
-    const char *const *fd_isa_found()
-    int fd_use_isa(const char *name)
-
-cdef extern from "threads.h" nogil:
-    ctypedef void (*fd_range)(const void *job, int64_t first, int64_t end) noexcept nogil
-    void fd_share(fd_range run, const void *job, int64_t units, int threads)
-    void fd_threads_after_fork()
-
-cdef extern from "blocks.h" nogil:
-    enum: FD_BLOCK_UNIT
-    void *fd_block_take(size_t bytes)
-    void fd_block_give(void *block, size_t bytes)
-    void fd_blocks_limit(size_t bytes)
-    size_t fd_blocks_kept()
-    size_t fd_blocks_release()
-    void fd_blocks_after_fork()
-
 cdef extern from "numpy/arrayobject.h":
-    enum: NPY_HALF
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, cnp.PyArray_Descr *dtype, int subok)
 
+Mask = None  # the class that `make` makes here, set by fastdrop.masks
 MAX_NDIM = FD_MAX_NDIM
 OPERATIONS = {fd_op_name(<fd_op>op).decode(): op for op in range(<int>FD_OPS)}
+LOSSES = {fd_loss_table[op].name.decode(): op for op in range(<int>FD_LOSSES)}
+LOSS_FACTS = [fd_loss_table[op] for op in range(<int>FD_LOSSES)]  # as dicts, for a test that they are Python's
 
-cdef enum:
-    SERIAL = 1 << 18  # elements under which waking threads costs more than it gains
-
-cdef int threads = 1          # set by config.set_num_threads
+cdef int threads = 1  # set by config.set_num_threads
 
 
 def set_threads(int n):
+    """At most so many threads work on a call from now on."""
     global threads
     threads = n
 
 
 def after_fork():
+    """To be called in a forked child, where neither helper threads nor their locks are."""
     fd_threads_after_fork()
-    fd_blocks_after_fork()
+    fd_pool_after_fork()
 
 
 def isa():
+    """The instruction set in use."""
     return fd_isa().decode()
 
 
 def isa_found():
+    """The instruction sets that this machine has, best first."""
     cdef const char *const *names = fd_isa_found()
     cdef int i = 0
     found = []
@@ -104,6 +58,7 @@ def isa_found():
 
 
 def use_isa(name):
+    """Run the kernels of that instruction set from now on."""
     cdef bytes text = name.encode()
     if fd_use_isa(text):
         raise ValueError(f"FASTDROP_ISA must be one of {isa_found()} on this machine, got {name!r}")
@@ -119,6 +74,7 @@ cdef class Fields:
 
 
 def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
+    """A mask of class `cls`, without a check of its fields."""
     cdef Fields self = Fields.__new__(cls)
     self._seed = seed
     self._stream = stream
@@ -132,8 +88,8 @@ def make(cls, seed, stream, shape, p, offset=0, strides=None, stored=None):
 
 # -- memory of fresh outputs -------------------------------------------------------------------------------------------
 
-cdef class Block:
-    """Owns a block of `blocks.c`; the array over it holds this, so that it goes back when nobody holds the array."""
+cdef class Buffer:
+    """Owns a buffer of the pool; the array over it holds this, so that it goes back when nobody holds the array."""
 
     cdef void *data
     cdef size_t bytes
@@ -143,20 +99,20 @@ cdef class Block:
 
     def __dealloc__(self):
         if self.data is not NULL:
-            fd_block_give(self.data, self.bytes)
+            fd_pool_give(self.data, self.bytes)
 
 
-cdef Block block_of(size_t bytes):
-    """A block of so many bytes, or None where they are too few to need one, or not to be had."""
-    cdef Block block
-    if bytes < FD_BLOCK_UNIT:
+cdef Buffer buffer_of(size_t bytes):
+    """A buffer of so many bytes, or None where they are too few to need one, or not to be had."""
+    cdef Buffer buffer
+    if bytes < FD_PAGE:
         return None
-    block = Block.__new__(Block)
-    block.data = fd_block_take(bytes)
-    if block.data is NULL:
+    buffer = Buffer.__new__(Buffer)
+    buffer.data = fd_pool_take(bytes)
+    if buffer.data is NULL:
         return None
-    block.bytes = bytes
-    return block
+    buffer.bytes = bytes
+    return buffer
 
 
 def with_room(make, *args):
@@ -164,59 +120,95 @@ def with_room(make, *args):
     try:
         return make(*args)
     except MemoryError:
-        if not fd_blocks_release():
+        if not fd_pool_release():
             raise
     return make(*args)
 
 
 cdef cnp.ndarray empty_like(cnp.ndarray x):
-    """An uninitialised array in x's layout and dtype; from a block where it is large and x's elements are close-packed."""
-    cdef Block block = None
+    cdef Buffer buffer = None
     if cnp.PyArray_IS_C_CONTIGUOUS(x) or cnp.PyArray_IS_F_CONTIGUOUS(x):
-        block = block_of(<size_t>cnp.PyArray_NBYTES(x))
-    if block is None:
+        buffer = buffer_of(<size_t>cnp.PyArray_NBYTES(x))
+    if buffer is None:
         try:
             return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
         except MemoryError:
             return with_room(np.empty_like, x, None, "K", False)
-    return np.ndarray((<object>x).shape, (<object>x).dtype, block, 0, (<object>x).strides)
+    return np.ndarray((<object>x).shape, (<object>x).dtype, buffer, 0, (<object>x).strides)
 
 
 def new_array(tuple shape, dtype):
-    """An uninitialised array in C order; from a block where it is large. Its bytes must fit an int64."""
+    """An uninitialised array in C order; from the pool where it is large. Its bytes must fit an int64."""
     cdef size_t bytes = dtype.itemsize
     for n in shape:
         bytes *= <size_t>n
-    block = block_of(bytes)
-    return with_room(np.empty, shape, dtype) if block is None else np.ndarray(shape, dtype, block)
+    buffer = buffer_of(bytes)
+    return with_room(np.empty, shape, dtype) if buffer is None else np.ndarray(shape, dtype, buffer)
 
 
 def new_like(cnp.ndarray x):
+    """An uninitialised array in x's layout and dtype; from the pool where it is large and x's elements are close-packed."""
     return empty_like(x)
 
 
 def set_buffer_limit(size_t bytes):
-    fd_blocks_limit(bytes)
+    """Keep at most so many bytes of freed outputs for the next ones."""
+    fd_pool_limit(bytes)
 
 
 def kept_bytes():
-    return fd_blocks_kept()
+    """Bytes of freed outputs that are kept for the next ones."""
+    return fd_pool_kept()
 
 
 def release_buffers():
-    fd_blocks_release()
+    """Give the memory of freed outputs back to the system."""
+    fd_pool_release()
 
 
-# -- dropout ------------------------------------------------------------------------------------------------------------
+# -- what jobs are made of ----------------------------------------------------------------------------------------------
 
-cdef void walk_range(const void *walk, int64_t first, int64_t end) noexcept nogil:
-    fd_run(<const fd_walk *>walk, first, end)
+cdef int check(bint unchanged) except -1:
+    if not unchanged:
+        raise ValueError("an array changed its shape, dtype or layout during the call")
+    return 0
 
 
-cdef void run(fd_walk *walk, int64_t size) noexcept nogil:
-    """Share the units of a walk among threads. How they are cut changes no bit of the result."""
-    fd_plan(walk)
-    fd_share(walk_range, walk, walk.units, threads if size >= SERIAL else 1)
+cdef inline bint alike(cnp.ndarray x, cnp.ndarray y) noexcept:
+    """Can x be read, element by element, where y is written?"""
+    return cnp.PyArray_SAMESHAPE(x, y) and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) and cnp.PyArray_ISBEHAVED_RO(x)
+
+
+cdef bint rows_alike(cnp.ndarray x, cnp.ndarray y) noexcept:
+    """Is x None, or of y's two axes and dtype, the last one consecutive?"""
+    return x is None or (alike(x, y) and cnp.PyArray_NDIM(x) == 2
+                         and (cnp.PyArray_DIM(x, 1) == 1 or cnp.PyArray_STRIDE(x, 1) == cnp.PyArray_ITEMSIZE(x)))
+
+
+cdef bint one_a_row(cnp.ndarray v, int64_t rows, int64_t item) noexcept:
+    """Is v None, or one consecutive number a row?"""
+    return v is None or (cnp.PyArray_ISCARRAY_RO(v) and cnp.PyArray_SIZE(v) == rows and cnp.PyArray_ITEMSIZE(v) == item)
+
+
+cdef char *data(cnp.ndarray a) noexcept:
+    return NULL if a is None else <char *>cnp.PyArray_DATA(a)
+
+
+cdef int64_t row_step(cnp.ndarray a) noexcept:
+    return 0 if a is None else cnp.PyArray_STRIDE(a, 0)
+
+
+cdef fd_dtype dtype_of(cnp.ndarray x) except *:
+    cdef int number = cnp.PyArray_TYPE(x)
+    if number == cnp.NPY_FLOAT:
+        return FD_F32
+    if number == cnp.NPY_DOUBLE:
+        return FD_F64
+    if number == NPY_HALF:
+        return FD_F16
+    if (<object>x).dtype.name == "bfloat16":
+        return FD_BF16
+    raise TypeError(f"no kernel for dtype {(<object>x).dtype}")
 
 
 cdef int source(fd_source *out, Fields mask) except -1:
@@ -245,174 +237,146 @@ cdef int check_stored(const fd_source *source, Fields mask, uint64_t last) excep
     return 0
 
 
-cdef int sweep(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
-    cdef fd_walk walk
-    cdef double p
-    ps = fill(&walk, &p, op, dtype, y, inputs, mask)  # lives until the walk is done
-    with nogil:
-        run(&walk, cnp.PyArray_SIZE(y))
-    return 0
+# -- elementwise --------------------------------------------------------------------------------------------------------
 
-
-cdef int check(bint unchanged) except -1:
-    if not unchanged:
-        raise ValueError("an array changed its shape, dtype or layout during the call")
-    return 0
-
-
-cdef inline bint alike(cnp.ndarray x, cnp.ndarray y) noexcept:
-    """Can x be read, element by element, where y is written?"""
-    return cnp.PyArray_SAMESHAPE(x, y) and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) and cnp.PyArray_ISBEHAVED_RO(x)
-
-
-def way(cnp.ndarray y, cnp.ndarray x, mask):
-    """How `apply` would go about these arrays; for tests that a fast way has not been lost."""
-    cdef fd_walk walk
-    cdef double p
-    cdef int last, a
-    ps = fill(&walk, &p, FD_APPLY, dtype_of(y), y, (x,), mask)
-    fd_plan(&walk)
-    last = walk.ndim - 1
-    return {
-        "isa": isa(),
-        "axes": [walk.shape[a] for a in range(walk.ndim)],
-        "bits": "across" if walk.crossed else {0: "shared", 1: "along"}.get(walk.m_step[last], "one by one"),
-        "runs and columns": (walk.run, walk.columns) if walk.crossed else None,
-        "runs joined": bool(walk.joined),
-        "x packed": walk.in_step[0][last] != cnp.PyArray_ITEMSIZE(x),
-        "y packed": walk.y_step[last] != cnp.PyArray_ITEMSIZE(y),
-        "units": walk.units,
-        "past the cache": bool(walk.bypass),
-    }
-
-
-cdef object fill(fd_walk *walk, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask):
-    """The upper part of ``walk``; ``p`` is where a scalar p is kept. What an array p is read from is returned."""
+cdef object fill(fd_elementwise *job, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask):
+    """``job`` from arrays; ``p`` is where a scalar p is kept. What an array p is read from is returned."""
     cdef cnp.ndarray ps = None, x
+    cdef fd_axis *axis
     cdef int a, i, ndim
     cdef uint64_t step = 1, last = 0
     cdef bint whole
     cdef tuple strides = None
-    source(&walk.mask, mask)  # in the first lines Python code may run, after them none
+    source(&job.mask, mask)  # in the first lines Python code may run, after them none
     shape = (<object>y).shape
     whole = mask._strides is None and shape == mask._shape
     if not whole:
         strides = tuple([int(s) for s in mask.strides_for(shape)])
     if type(mask._p) is float:
         p[0] = mask._p
-        walk.p = p
+        job.p = p
     else:
         ps = np.broadcast_to(np.asarray(mask.wide_p(), np.float64), shape)
     if not whole or ps is not None:
         check((<object>y).shape == shape and (whole or len(strides) == len(shape)))
     check(cnp.PyArray_ISBEHAVED(y))
     ndim = cnp.PyArray_NDIM(y)
-    walk.op = op
-    walk.dtype = dtype
-    walk.ndim = ndim
-    walk.y = cnp.PyArray_DATA(y)
+    job.op = op
+    job.dtype = dtype
+    job.ndim = ndim
+    job.y = cnp.PyArray_DATA(y)
     for i in range(FD_INPUTS):
-        walk.in_[i] = NULL
+        job.in_[i] = NULL
     for i, x in enumerate(inputs):
         check(alike(x, y))
-        walk.in_[i] = cnp.PyArray_DATA(x)
+        job.in_[i] = cnp.PyArray_DATA(x)
         for a in range(ndim):
-            walk.in_step[i][a] = cnp.PyArray_STRIDE(x, a)
+            job.axis[a].in_[i] = cnp.PyArray_STRIDE(x, a)
     if ps is not None:
-        walk.p = <const double *>cnp.PyArray_DATA(ps)
+        job.p = <const double *>cnp.PyArray_DATA(ps)
     for a in range(ndim - 1, -1, -1):
-        walk.shape[a] = cnp.PyArray_DIM(y, a)
-        walk.y_step[a] = cnp.PyArray_STRIDE(y, a)
-        walk.p_step[a] = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
-        walk.m_step[a] = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
-        step *= <uint64_t>walk.shape[a]
-        last += <uint64_t>(walk.shape[a] - 1) * <uint64_t>walk.m_step[a]
+        axis = &job.axis[a]
+        axis.n = cnp.PyArray_DIM(y, a)
+        axis.y = cnp.PyArray_STRIDE(y, a)
+        axis.p = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
+        axis.mask = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
+        step *= <uint64_t>axis.n
+        last += <uint64_t>(axis.n - 1) * <uint64_t>axis.mask
     if cnp.PyArray_SIZE(y):
-        check_stored(&walk.mask, mask, last)
+        check_stored(&job.mask, mask, last)
     return ps
 
 
-cdef fd_dtype dtype_of(cnp.ndarray x) except *:
-    cdef int number = cnp.PyArray_TYPE(x)
-    if number == cnp.NPY_FLOAT:
-        return FD_F32
-    if number == cnp.NPY_DOUBLE:
-        return FD_F64
-    if number == NPY_HALF:
-        return FD_F16
-    if (<object>x).dtype.name == "bfloat16":
-        return FD_BF16
-    raise TypeError(f"no kernel for dtype {(<object>x).dtype}")
+cdef int run(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask) except -1:
+    cdef fd_elementwise job
+    cdef double p
+    ps = fill(&job, &p, op, dtype, y, inputs, mask)  # lives until the job is done
+    with nogil:
+        fd_run_elementwise(&job, threads)
+    return 0
 
 
 def apply(cnp.ndarray y, cnp.ndarray x, Fields mask):
-    sweep(FD_APPLY, dtype_of(y), y, (x,), mask)
+    """y = dropout(x) by ``mask``, which broadcasts to them: behaved arrays of one shape and float dtype, any strides."""
+    run(FD_APPLY, dtype_of(y), y, (x,), mask)
 
 
 def keep(cnp.ndarray out, Fields mask):
-    sweep(FD_KEEP, FD_F32, out, (), mask)
+    """The decisions of ``mask``, which broadcasts to ``out``: behaved, bytes or bools, any strides."""
+    check(cnp.PyArray_ITEMSIZE(out) == 1)
+    run(FD_KEEP, FD_F32, out, (), mask)
 
 
 def elementwise(str op, cnp.ndarray y, tuple inputs, Fields mask):
-    """y = the operation of ops.def with that name; y may be one of the inputs."""
+    """y = the operation of ops.def with that name; y may be one of the inputs. Arrays as of `apply`."""
     cdef fd_op number = <fd_op><int>OPERATIONS[op]
     if len(inputs) != fd_op_inputs(number):
         raise TypeError(f"{op} has {fd_op_inputs(number)} inputs, got {len(inputs)}")
-    sweep(number, dtype_of(y), y, inputs, mask)
+    run(number, dtype_of(y), y, inputs, mask)
 
 
 def keep_bits(cnp.ndarray out, Fields mask, int64_t n):
-    """Packed bits of a mask whose elements follow one another and that has one p."""
-    cdef bits_job job
-    source(&job.mask, mask)
+    """Packed bits of a mask whose elements follow one another and that has one p; ``out``: contiguous bytes."""
+    cdef fd_source bits
+    cdef double p = mask._p
+    source(&bits, mask)
     check(cnp.PyArray_ISCARRAY(out) and 0 < n <= 8 * cnp.PyArray_NBYTES(out))
-    check_stored(&job.mask, mask, <uint64_t>n - 1)
-    job.out = <uint8_t *>cnp.PyArray_DATA(out)
-    job.p = mask._p
-    job.n = n
+    check_stored(&bits, mask, <uint64_t>n - 1)
     with nogil:
-        fd_share(bits_range, &job, (n + BITS_UNIT - 1) // BITS_UNIT, threads if n >= SERIAL else 1)
+        fd_keep_bits(<uint8_t *>cnp.PyArray_DATA(out), bits, p, n, threads)
 
 
-cdef enum:
-    BITS_UNIT = 4096  # elements
+def describe_plan(cnp.ndarray y, cnp.ndarray x, mask):
+    """How `apply` would go about these arrays; for tests that a fast way has not been lost."""
+    cdef fd_elementwise job
+    cdef fd_plan plan
+    cdef fd_axis *last
+    cdef double p
+    cdef int a
+    ps = fill(&job, &p, FD_APPLY, dtype_of(y), y, (x,), mask)
+    fd_plan_elementwise(&plan, &job)
+    last = &plan.axis[plan.ndim - 1]
+    return {
+        "isa": isa(),
+        "axes": [plan.axis[a].n for a in range(plan.ndim)],
+        "bits": "across" if plan.crossed else {0: "shared", 1: "along"}.get(last.mask, "one by one"),
+        "runs and columns": (plan.run, plan.columns) if plan.crossed else None,
+        "runs joined": bool(plan.joined),
+        "x packed": last.in_[0] != cnp.PyArray_ITEMSIZE(x),
+        "y packed": last.y != cnp.PyArray_ITEMSIZE(y),
+        "units": plan.units,
+        "nontemporal": bool(plan.nontemporal),
+    }
 
-ctypedef struct bits_job:
-    fd_source mask
-    uint8_t *out
-    double p
-    int64_t n
+
+cdef bint disjoint(cnp.ndarray a, cnp.ndarray b):
+    """Do two contiguous arrays of the same size in bytes not share any?"""
+    cdef char *p = <char *>cnp.PyArray_DATA(a)
+    cdef char *q = <char *>cnp.PyArray_DATA(b)
+    cdef int64_t bytes = cnp.PyArray_NBYTES(a)
+    return p + bytes <= q or q + bytes <= p
 
 
-cdef void bits_range(const void *job_, int64_t first, int64_t end) noexcept nogil:
-    cdef const bits_job *job = <const bits_job *>job_
-    cdef fd_source mask = job.mask
-    mask.offset += <uint64_t>(first * BITS_UNIT)
-    fd_keep_bits(job.out + first * BITS_UNIT // 8, mask, job.p, min(end * BITS_UNIT, job.n) - first * BITS_UNIT)
-
-
-# -- the short way -------------------------------------------------------------------------------------------------------
-
-cdef bint ordinary(cnp.ndarray y, cnp.ndarray x, int number):
-    """Is writing y from x, of that dtype, one sweep over consecutive numbers?"""
+cdef bint is_plain(cnp.ndarray y, cnp.ndarray x, int number):
+    """Is writing y from x, of that dtype, one run over consecutive numbers?"""
     return (
         cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) == number
         and cnp.PyArray_ISCARRAY_RO(x)
         and cnp.PyArray_ISCARRAY(y)
         and cnp.PyArray_SAMESHAPE(y, x)
-        and (y is x or apart(y, x))
+        and (y is x or disjoint(y, x))
     )
 
 
 def dropout(x, p, rng, out):
     """`fastdrop.dropout` where nothing is out of the ordinary: (y, mask), or None and nothing done where anything is.
 
-    Only speed is gained here; what is refused takes the long way, errors included.
+    Only speed is gained here; what is refused takes the long way, errors included. Trusts nothing.
     """
     cdef cnp.ndarray source, target
-    cdef fd_walk walk
+    cdef fd_elementwise job
+    cdef fd_axis *axis = &job.axis[0]
     cdef double drop
-    cdef int64_t size
     cdef int number
     cdef Fields mask
     if type(x) is not np.ndarray or type(p) is not float or type(rng) not in QUIET:
@@ -428,42 +392,173 @@ def dropout(x, p, rng, out):
         target = out
     else:
         return None
-    if not ordinary(target, source, number):
+    if not is_plain(target, source, number):
         return None
     seed, stream = as_rng(rng).take()  # last, so that a call that raises takes no mask
-    walk.mask.seed = seed
-    walk.mask.stream = stream
-    check(ordinary(target, source, number))  # another thread may have changed the arrays meanwhile
-    size = cnp.PyArray_SIZE(source)
+    job.mask.seed = seed
+    job.mask.stream = stream
+    check(is_plain(target, source, number))  # another thread may have changed the arrays meanwhile
+    job.op = FD_APPLY
+    job.dtype = dtype_of(source)
+    job.mask.offset = 0
+    job.mask.stored = NULL
+    job.y = cnp.PyArray_DATA(target)
+    job.in_[0] = cnp.PyArray_DATA(source)
+    job.in_[1] = job.in_[2] = NULL
+    job.p = &drop
+    job.ndim = 1
+    axis.n = cnp.PyArray_SIZE(source)
+    axis.y = axis.in_[0] = cnp.PyArray_ITEMSIZE(source)
+    axis.mask = 1
+    axis.p = 0
     mask = make(Mask, seed, stream, (<object>source).shape, p)
-    walk.mask.offset = 0
-    walk.mask.stored = NULL
-    walk.dtype = FD_F32 if number == cnp.NPY_FLOAT else FD_F64 if number == cnp.NPY_DOUBLE else FD_F16
-    walk.ndim = 1
-    walk.y = cnp.PyArray_DATA(target)
-    walk.op = FD_APPLY
-    walk.in_[0] = cnp.PyArray_DATA(source)
-    walk.in_[1] = walk.in_[2] = NULL
-    walk.p = &drop
-    walk.shape[0] = size
-    walk.y_step[0] = walk.in_step[0][0] = cnp.PyArray_ITEMSIZE(source)
-    walk.m_step[0] = 1
-    walk.p_step[0] = 0
-    if size < SERIAL:  # to give up the GIL and take it again costs a small array more than it is worth
-        run(&walk, size)
+    if axis.n < FD_SERIAL:  # to give up the GIL and take it again costs a small array more than it is worth
+        fd_run_elementwise(&job, 1)
     else:
         with nogil:
-            run(&walk, size)
+            fd_run_elementwise(&job, threads)
     return target, mask
 
 
-cdef bint apart(cnp.ndarray a, cnp.ndarray b):
-    """Do two contiguous arrays of the same size in bytes not share any?"""
-    cdef char *p = <char *>cnp.PyArray_DATA(a)
-    cdef char *q = <char *>cnp.PyArray_DATA(b)
-    cdef int64_t bytes = cnp.PyArray_NBYTES(a)
-    return p + bytes <= q or q + bytes <= p
+# -- rows ---------------------------------------------------------------------------------------------------------------
+
+def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db, cnp.ndarray label, cnp.ndarray target,
+               cnp.ndarray skip, cnp.ndarray loss, cnp.ndarray kl, double temperature, double weight, double alpha,
+               double smoothing):
+    """A loss of each row and its gradients.
+
+    Of [rows, classes], behaved, the last axis consecutive, of one dtype: a, da and, unless None, b, db, target. Contiguous, one a
+    row: label (int64, each a class), skip (bytes), loss, kl (doubles).
+    """
+    cdef fd_losses k
+    k.dtype = dtype_of(a)
+    k.op = <fd_loss><int>LOSSES[op]
+    check((b is None) == (db is None) == (fd_loss_table[<int>k.op].sides == 1))
+    check(rows_alike(a, a) and cnp.PyArray_SIZE(a) and rows_alike(b, a) and rows_alike(da, a) and rows_alike(db, a) and rows_alike(target, a))
+    k.rows, k.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1)
+    check(one_a_row(label, k.rows, 8) and one_a_row(skip, k.rows, 1) and one_a_row(loss, k.rows, 8)
+          and one_a_row(kl, k.rows, 8))
+    k.a, k.b, k.da, k.db, k.target = data(a), data(b), data(da), data(db), data(target)
+    k.a_step, k.b_step, k.da_step, k.db_step, k.target_step = row_step(a), row_step(b), row_step(da), row_step(db), row_step(target)
+    k.label = <const int64_t *>data(label)
+    k.skip = <const uint8_t *>data(skip)
+    k.inverse_temperature = 1 / temperature
+    k.weight, k.alpha, k.smoothing = weight, alpha, smoothing
+    k.loss = <double *>data(loss)
+    k.kl = <double *>data(kl)
+    k.bypass = k.a != k.da and k.b != k.db and 2 * k.rows * k.n * cnp.PyArray_ITEMSIZE(a) >= FD_NONTEMPORAL
+    with nogil:
+        fd_run_losses(&k, threads)
 
 
-include "rows.pxi"
-include "samples.pxi"
+def softmax_dropout(cnp.ndarray y, cnp.ndarray logsumexp, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray bias, cnp.ndarray allow,
+                    mask, cnp.ndarray p):
+    """Forward where dy is None, else backward with y for dx.
+
+    Contiguous and of one shape and dtype: y, dy, x. logsumexp: contiguous doubles, one a row; p: likewise, or one for all. bias
+    (behaved; float, or double for doubles) and allow (bools) have x's dimensions, by broadcasting, the last axis consecutive.
+    """
+    cdef fd_softmax k
+    cdef int axis, last
+    source(&k.mask, mask)
+    k.dtype = dtype_of(x)
+    last = cnp.PyArray_NDIM(x) - 1
+    check(last >= 0 and cnp.PyArray_SIZE(x) and cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY(y) and alike(y, x)
+          and (dy is None or (alike(dy, x) and cnp.PyArray_ISCARRAY_RO(dy)))
+          and (bias is None or (cnp.PyArray_SAMESHAPE(bias, x) and cnp.PyArray_ISBEHAVED_RO(bias)))
+          and (allow is None or cnp.PyArray_SAMESHAPE(allow, x))
+          and cnp.PyArray_SIZE(logsumexp) * cnp.PyArray_DIM(x, last) == cnp.PyArray_SIZE(x)
+          and one_a_row(logsumexp, cnp.PyArray_SIZE(logsumexp), 8)
+          and (one_a_row(p, 1, 8) or one_a_row(p, cnp.PyArray_SIZE(logsumexp), 8)))
+    k.ndim = last
+    k.n = cnp.PyArray_DIM(x, last)
+    k.rows = cnp.PyArray_SIZE(logsumexp)
+    for axis in range(last):
+        k.shape[axis] = cnp.PyArray_DIM(x, axis)
+        k.bias_step[axis] = 0 if bias is None else cnp.PyArray_STRIDE(bias, axis)
+        k.allow_step[axis] = 0 if allow is None else cnp.PyArray_STRIDE(allow, axis)
+    check_stored(&k.mask, mask, <uint64_t>cnp.PyArray_SIZE(x) - 1)
+    k.x, k.y, k.dy, k.bias, k.allow = data(x), data(y), data(dy), data(bias), data(allow)
+    k.logsumexp = <double *>data(logsumexp)
+    k.p = <const double *>data(p)
+    k.p_step = 0 if cnp.PyArray_SIZE(p) == 1 else 1
+    k.nontemporal = k.y != k.x and k.y != k.dy and cnp.PyArray_NBYTES(y) >= FD_NONTEMPORAL
+    with nogil:
+        fd_run_softmax(&k, threads)
+
+
+def row_sums(cnp.ndarray total, cnp.ndarray y, cnp.ndarray x, mask):
+    """y = dropout(x) unless None, total = the sum of its rows: the same bits on any number of threads.
+
+    Contiguous, of one dtype: x [rows, n] and y; total: n floats, or doubles for doubles. The mask is of x's shape, with one p.
+    """
+    cdef fd_row_sums k
+    cdef cnp.ndarray sums
+    source(&k.mask, mask)
+    k.p = mask._p
+    k.dtype = dtype_of(x)
+    check(cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_SIZE(x))
+    k.rows, k.n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+    sums = new_array((fd_row_sums_parts(k.rows, k.n), k.n), np.dtype(np.float64))
+    check(cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_SIZE(x) == k.rows * k.n
+          and (y is None or (alike(y, x) and cnp.PyArray_ISCARRAY(y)))
+          and one_a_row(total, k.n, 8 if k.dtype == FD_F64 else 4))
+    check_stored(&k.mask, mask, <uint64_t>cnp.PyArray_SIZE(x) - 1)
+    k.x, k.y, k.total = data(x), data(y), data(total)
+    k.nontemporal = y is not None and k.y != k.x and cnp.PyArray_NBYTES(x) >= FD_NONTEMPORAL
+    k.scratch = <double *>cnp.PyArray_DATA(sums)
+    with nogil:
+        fd_run_row_sums(&k, threads)
+
+
+def max_norm(cnp.ndarray w, double limit):
+    """Scale the vectors along the middle one of w's three axes, in place; w is contiguous."""
+    cdef fd_max_norm k
+    check(cnp.PyArray_NDIM(w) == 3 and cnp.PyArray_ISCARRAY(w))
+    k.dtype = dtype_of(w)
+    k.w = data(w)
+    k.outer, k.n, k.inner = cnp.PyArray_DIM(w, 0), cnp.PyArray_DIM(w, 1), cnp.PyArray_DIM(w, 2)
+    k.limit = limit
+    with nogil:
+        fd_run_max_norm(&k, threads)
+
+
+# -- samples ------------------------------------------------------------------------------------------------------------
+
+def samples(cnp.ndarray y, cnp.ndarray x, cnp.ndarray p, mask, bint mean):
+    """The mean, or the sum, over samples.
+
+    y is [rows, n], x [rows, n] or [S, rows, n], the mask [S, rows, n]: behaved, of one dtype, the last axis consecutive. p:
+    contiguous doubles, one or one a sample.
+    """
+    cdef fd_samples k
+    cdef int lead
+    source(&k.mask, mask)  # in these lines Python code may run, after them none
+    strides = mask.strides_for(mask.shape)
+    k.m_sample = <int64_t><uint64_t>strides[0]
+    k.m_row = <int64_t><uint64_t>strides[1]
+    k.samples = mask.shape[0]
+    k.rows, k.n = mask.shape[1], mask.shape[2]
+    k.mean = mean
+    k.dtype = dtype_of(y)
+    k.p_step = cnp.PyArray_NDIM(p) > 0
+    k.parts = fd_samples_parts(&k, threads)
+    scratch = new_array((k.parts * <int64_t>fd_samples_scratch(&k),), np.dtype(np.uint8))
+    lead = cnp.PyArray_NDIM(x) - 2
+    check(cnp.PyArray_NDIM(y) == 2 and (lead == 0 or (lead == 1 and cnp.PyArray_DIM(x, 0) == k.samples))
+          and cnp.PyArray_DIM(y, 0) == k.rows and cnp.PyArray_DIM(y, 1) == k.n
+          and cnp.PyArray_DIM(x, lead) == k.rows and cnp.PyArray_DIM(x, lead + 1) == k.n
+          and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) and cnp.PyArray_ISBEHAVED_RO(x) and cnp.PyArray_ISBEHAVED(y)
+          and one_a_row(p, k.samples if k.p_step else 1, 8))
+    k.y = cnp.PyArray_DATA(y)
+    k.x = cnp.PyArray_DATA(x)
+    k.p = <const double *>cnp.PyArray_DATA(p)
+    k.y_row = cnp.PyArray_STRIDE(y, 0)
+    k.x_row = cnp.PyArray_STRIDE(x, lead)
+    k.x_sample = cnp.PyArray_STRIDE(x, 0) if lead else 0
+    if cnp.PyArray_SIZE(y):
+        check_stored(&k.mask, mask, <uint64_t>(k.samples - 1) * <uint64_t>k.m_sample
+                     + <uint64_t>(k.rows - 1) * <uint64_t>k.m_row + <uint64_t>(k.n - 1))
+    k.scratch = <void *>cnp.PyArray_DATA(scratch)
+    with nogil:
+        fd_run_samples(&k, threads)

@@ -2,6 +2,7 @@
 #include "bits.h"
 
 #include "dispatch.h"
+#include "threads.h"
 
 void fd_bits_open(fd_bits *bits, fd_source mask, uint64_t last, int ahead)
 {
@@ -116,15 +117,29 @@ void fd_uniforms(uint32_t *out, const fd_source *mask, uint64_t index, size_t n)
     }
 }
 
-void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n)
+typedef struct {
+    fd_source mask;
+    uint8_t *out;
+    uint64_t threshold;
+    int64_t n;
+} packed_job;
+
+static void pack_tiles(const void *job, int64_t tile, int64_t end)
 {
-    const uint64_t threshold = fd_threshold(p);
+    const packed_job *k = job;
     fd_bits bits;
-    fd_bits_open(&bits, mask, mask.offset + (uint64_t)(n - 1), 0);
-    for (int64_t i = 0; i < n; i += FD_TILE) {
-        const size_t count = n - i < FD_TILE ? (size_t)(n - i) : FD_TILE, bytes = (count + 7) / 8;
-        memcpy(out + i / 8, fd_bits_at(&bits, mask.offset + (uint64_t)i, count, threshold, (fd_prefetch){0}), bytes);
-        if (count % 8)
-            out[i / 8 + (int64_t)bytes - 1] &= (uint8_t)((1 << count % 8) - 1);
+    fd_bits_open(&bits, k->mask, k->mask.offset + (uint64_t)(k->n - 1), 0);
+    for (int64_t i = tile * FD_TILE; i < end * FD_TILE && i < k->n; i += FD_TILE) {
+        const size_t n = k->n - i < FD_TILE ? (size_t)(k->n - i) : FD_TILE, bytes = (n + 7) / 8;
+        memcpy(k->out + i / 8, fd_bits_at(&bits, k->mask.offset + (uint64_t)i, n, k->threshold, (fd_prefetch){0}), bytes);
+        if (n % 8)
+            k->out[i / 8 + (int64_t)bytes - 1] &= (uint8_t)((1 << n % 8) - 1);
     }
+}
+
+void fd_keep_bits(uint8_t *out, fd_source mask, double p, int64_t n, int threads)
+{
+    const packed_job job = {mask, out, fd_threshold(p), n};
+    const fd_work work = {pack_tiles, &job, (n + FD_TILE - 1) / FD_TILE, 0};
+    fd_share(&work, n >= FD_SERIAL ? threads : 1);
 }

@@ -2,12 +2,10 @@
  * numbers as they are, no traps.  So y depends neither on what another library has set (flush to zero by -ffast-math, a
  * rounding mode) nor on which thread computes it.
  *
- * Between fd_enter_environment and fd_leave_environment stand calls alone, of functions that are not inlined: compilers
- * move arithmetic across both. */
+ * Between fd_enter_environment and fd_leave_environment stands nothing but a call of another file's function: compilers move
+ * arithmetic across both. */
 #ifndef FASTDROP_ENVIRONMENT_H
 #define FASTDROP_ENVIRONMENT_H
-
-#define FD_APART __attribute__((noinline))
 
 #if defined(__SSE2__) && defined(__x86_64__)
 
@@ -68,5 +66,13 @@ static inline void fd_leave_environment(fd_environment caller)
 }
 
 #endif
+
+/* After stores past the cache, before another thread may read them. */
+static inline void fd_fence(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
 
 #endif

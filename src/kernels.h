@@ -9,13 +9,19 @@
 
 #include "fastdrop.h"
 
+static inline int64_t fd_item_size(enum fd_dtype dtype)
+{
+    static const int64_t bytes[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2};
+    return bytes[dtype];
+}
+
 enum { FD_TILE = 4096 };  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
 
 struct fd_row_kernels;     /* rows.h */
 struct fd_sample_kernels;  /* samples.h */
 
 /* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more than
- * n / 64.  `bypass`: store past the cache; the caller fences.  Call it on consecutive ranges [0, a), [a, b), ..., with a, b, ...
+ * n / 64.  `nontemporal`: store past the cache; the caller fences.  Call it on consecutive ranges [0, a), [a, b), ..., with a, b, ...
  * multiples of 64; together they must cover [0, n). */
 typedef struct {
     void *y;
@@ -23,9 +29,9 @@ typedef struct {
     const uint64_t *bits;
     size_t n;
     double scale;
-    int bypass;
+    int nontemporal;
 } fd_run_of_op;
-typedef void (*fd_elementwise)(const fd_run_of_op *run, size_t from, size_t to);
+typedef void (*fd_op_kernel)(const fd_run_of_op *run, size_t from, size_t to);
 
 /* What to prefetch: `bytes` from `start`, into the second cache where it comes from `memory`, since the few fetches that the
  * first can have under way are not enough for that distance. */
@@ -37,7 +43,7 @@ typedef struct {
 
 /* A run still to be done, or as far as it is done. */
 typedef struct {
-    fd_elementwise op;  /* NULL: none */
+    fd_op_kernel op;  /* NULL: none */
     fd_run_of_op run;
     size_t done;
     unsigned slower;  /* by this power of 2, where several windows are made meanwhile */
@@ -69,7 +75,7 @@ typedef struct fd_kernels {
     /* The uniforms of `blocks` blocks from block number `first`. */
     void (*uniform_blocks)(uint32_t *out, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream);
 
-    fd_elementwise op[FD_OPS][FD_DTYPES];
+    fd_op_kernel op[FD_OPS][FD_DTYPES];
 
     /* y[i] = bit i of bits */
     void (*keep)(uint8_t *y, const uint64_t *bits, size_t n);
@@ -85,14 +91,6 @@ static inline size_t fd_places_of_ones(uint16_t *place, uint64_t word, uint16_t 
     for (; word; word &= word - 1)
         place[n++] = (uint16_t)(first + __builtin_ctzll(word));
     return n;
-}
-
-/* After stores past the cache, before another thread may read them. */
-static inline void fd_fence(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_sfence();
-#endif
 }
 
 extern const fd_kernels fd_kernels_scalar, fd_kernels_avx2, fd_kernels_avx512, fd_kernels_neon;

@@ -1,6 +1,5 @@
 /* What ops.def and losses.def say, for callers who choose by name. */
 #include "fastdrop.h"
-#include "rows.h"
 
 const char *fd_op_name(enum fd_op op)
 {

@@ -6,20 +6,32 @@
 
 #include "bits.h"
 #include "dispatch.h"
-#include "environment.h"
 
-void fd_losses_run(const fd_losses *k, int64_t first, int64_t end)
+enum { SERIAL_ROWS = 1 << 15 };  /* FD_SERIAL of rows: an element is some ten times the work of a dropped one */
+
+static void share_rows(const fd_work *work, int64_t elements, int threads)
 {
-    const fd_environment caller = fd_enter_environment();
+    fd_share(work, elements >= SERIAL_ROWS ? threads : 1);
+}
+
+static void losses(const void *job, int64_t first, int64_t end)
+{
+    const fd_losses *k = job;
     fd_kernels_in_use()->rows->losses[k->dtype](k, first, end);
-    fd_leave_environment(caller);
-    if (k->bypass)
-        fd_fence();
+}
+
+fd_work fd_losses_work(const fd_losses *job)
+{
+    return (fd_work){losses, job, job->rows, job->bypass};
+}
+
+void fd_run_losses(const fd_losses *job, int threads)
+{
+    const fd_work work = fd_losses_work(job);
+    share_rows(&work, job->rows * job->n, threads);
 }
 
 /* -- softmax with dropout ------------------------------------------------------------------------------------------------ */
-
-static const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2};
 
 /* Opens the bits of a mask of `size` elements that are asked for in order. */
 static void open_bits(fd_bits *bits, fd_source mask, int64_t size)
@@ -65,7 +77,7 @@ static void start_row(soft_row *r, int64_t row)
 {
     r->row = row;
     r->p = r->k->p[row * r->k->p_step];
-    r->x = r->k->x + row * r->k->n * ITEM[r->k->dtype];
+    r->x = r->k->x + row * r->k->n * fd_item_size(r->k->dtype);
     r->bias = operand_row(r->k->bias, r->k->bias_step, r->k, row);
     r->allow = (const uint8_t *)operand_row(r->k->allow, r->k->allow_step, r->k, row);
 }
@@ -84,8 +96,8 @@ static part part_at(const soft_row *r, int64_t i)
     return (part){
         .n = r->k->n - i < FD_TILE ? (size_t)(r->k->n - i) : FD_TILE,
         .index = r->row * r->k->n + i,
-        .at = (r->row * r->k->n + i) * ITEM[dtype],
-        .x = r->x + i * ITEM[dtype],
+        .at = (r->row * r->k->n + i) * fd_item_size(dtype),
+        .x = r->x + i * fd_item_size(dtype),
         .bias = r->bias ? r->bias + i * (dtype == FD_F64 ? 8 : 4) : NULL,
         .allow = r->allow ? r->allow + i : NULL,
     };
@@ -96,7 +108,7 @@ static double exp_of(soft_row *r, const part *t, double shift)
     return fd_kernels_in_use()->rows->soft_exp[r->k->dtype](r->weight, t->x, t->bias, t->allow, t->n, shift);
 }
 
-static FD_APART void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
+static void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
 {
     const fd_row_kernels *kernels = fd_kernels_in_use()->rows;
     const int several = k->n > FD_TILE;
@@ -107,7 +119,7 @@ static FD_APART void softmax_forward(const fd_softmax *k, int64_t row, int64_t e
         start_row(&r, row);
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
-            const double high = kernels->soft_max[k->dtype](t.x, t.bias, t.allow, t.n);
+            const double high = kernels->row_max[k->dtype](t.x, t.bias, t.allow, t.n);
             max = high > max ? high : max;
         }
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
@@ -115,27 +127,18 @@ static FD_APART void softmax_forward(const fd_softmax *k, int64_t row, int64_t e
             sum += exp_of(&r, &t, max);
         }
         const double scale = sum == 0 ? 0 : fd_scale(r.p) / sum;
-        k->log_sum[row] = sum == 0 ? INFINITY : max + log(sum);
+        k->logsumexp[row] = sum == 0 ? INFINITY : max + log(sum);
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, max);
             kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, scale,
-                                          k->bypass);
+                                          k->nontemporal);
         }
     }
 }
 
-void fd_softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
-{
-    const fd_environment caller = fd_enter_environment();
-    softmax_forward(k, row, end);
-    fd_leave_environment(caller);
-    if (k->bypass)
-        fd_fence();
-}
-
-static FD_APART void softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
+static void softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
 {
     const fd_row_kernels *kernels = fd_kernels_in_use()->rows;
     const int several = k->n > FD_TILE;
@@ -146,34 +149,42 @@ static FD_APART void softmax_backward(const fd_softmax *k, int64_t row, int64_t 
         start_row(&r, row);
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
-            exp_of(&r, &t, k->log_sum[row]);
+            exp_of(&r, &t, k->logsumexp[row]);
             dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p));
         }
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             if (several)
-                exp_of(&r, &t, k->log_sum[row]);
+                exp_of(&r, &t, k->logsumexp[row]);
             kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p), dot,
-                                         k->bypass);
+                                         k->nontemporal);
         }
     }
 }
 
-void fd_softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
+static void softmax(const void *job, int64_t first, int64_t end)
 {
-    const fd_environment caller = fd_enter_environment();
-    softmax_backward(k, row, end);
-    fd_leave_environment(caller);
-    if (k->bypass)
-        fd_fence();
+    const fd_softmax *k = job;
+    (k->dy ? softmax_backward : softmax_forward)(k, first, end);
+}
+
+fd_work fd_softmax_work(const fd_softmax *job)
+{
+    return (fd_work){softmax, job, job->rows, job->nontemporal};
+}
+
+void fd_run_softmax(const fd_softmax *job, int threads)
+{
+    const fd_work work = fd_softmax_work(job);
+    share_rows(&work, job->rows * job->n, threads);
 }
 
 /* -- dropout and the sum of its rows ------------------------------------------------------------------------------------- */
 
-static FD_APART void row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
+static void sum_rows(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
 {
     enum { FEW = 32 };  /* rows whose sum floats hold well */
-    const int64_t item = ITEM[k->dtype];
+    const int64_t item = fd_item_size(k->dtype);
     fd_bits bits;
     double part[FD_TILE + 16];  /* or floats */
     open_bits(&bits, k->mask, k->rows * k->n);
@@ -186,7 +197,7 @@ static FD_APART void row_sums_run(const fd_row_sums *k, int64_t first, int64_t e
             for (int64_t r = row; r < row + FEW && r < end; r++) {
                 const int64_t at = r * k->n + j;
                 fd_kernels_in_use()->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
-                                                             bits_at(&bits, at, n, k->p), n, fd_scale(k->p), k->bypass);
+                                                             bits_at(&bits, at, n, k->p), n, fd_scale(k->p), k->nontemporal);
             }
             for (size_t i = 0; i < n; i++)
                 sum[j + (int64_t)i] += k->dtype == FD_F64 ? part[i] : (double)((const float *)part)[i];
@@ -194,33 +205,54 @@ static FD_APART void row_sums_run(const fd_row_sums *k, int64_t first, int64_t e
     }
 }
 
-void fd_row_sums_run(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
+/* Fixed by the shape, so that a sum has the same bits on any number of threads. */
+int64_t fd_row_sums_parts(int64_t rows, int64_t n)
 {
-    const fd_environment caller = fd_enter_environment();
-    row_sums_run(k, first, end, sum);
-    fd_leave_environment(caller);
-    if (k->bypass)
-        fd_fence();
+    enum { MAX_PARTS = 64, MIN_ROWS = 32, MAX_SUMS = 1 << 16 };
+    int64_t parts = rows / MIN_ROWS;
+    parts = parts < MAX_SUMS / n ? parts : MAX_SUMS / n;
+    parts = parts < MAX_PARTS ? parts : MAX_PARTS;
+    return parts > 1 ? parts : 1;
 }
 
-static FD_APART void row_sums_total(const fd_row_sums *k, void *total, const double *sums, int64_t parts)
+static void row_sums(const void *job, int64_t part, int64_t end)
 {
-    for (int64_t j = 0; j < k->n; j++) {
+    const fd_row_sums *k = job;
+    const int64_t parts = fd_row_sums_parts(k->rows, k->n);
+    for (; part < end; part++)
+        sum_rows(k, k->rows * part / parts, k->rows * (part + 1) / parts, k->scratch + part * k->n);
+}
+
+static void total_of_parts(const void *job, int64_t first, int64_t end)
+{
+    const fd_row_sums *k = job;
+    const int64_t parts = fd_row_sums_parts(k->rows, k->n);
+    for (int64_t j = first; j < end; j++) {
         double sum = 0;
         for (int64_t part = 0; part < parts; part++)
-            sum += sums[part * k->n + j];
+            sum += k->scratch[part * k->n + j];
         if (k->dtype == FD_F64)
-            ((double *)total)[j] = sum;
+            ((double *)k->total)[j] = sum;
         else
-            ((float *)total)[j] = (float)sum;
+            ((float *)k->total)[j] = (float)sum;
     }
 }
 
-void fd_row_sums_total(const fd_row_sums *k, void *total, const double *sums, int64_t parts)
+fd_work fd_row_sums_work(const fd_row_sums *job)
 {
-    const fd_environment caller = fd_enter_environment();
-    row_sums_total(k, total, sums, parts);
-    fd_leave_environment(caller);
+    return (fd_work){row_sums, job, fd_row_sums_parts(job->rows, job->n), job->nontemporal};
+}
+
+fd_work fd_row_sums_total(const fd_row_sums *job)
+{
+    return (fd_work){total_of_parts, job, job->n, 0};
+}
+
+void fd_run_row_sums(const fd_row_sums *job, int threads)
+{
+    const fd_work work = fd_row_sums_work(job), total = fd_row_sums_total(job);
+    share_rows(&work, job->rows * job->n, threads);
+    fd_share(&total, 1);
 }
 
 /* -- max-norm ------------------------------------------------------------------------------------------------------------ */
@@ -230,14 +262,10 @@ static int64_t strips_of(const fd_max_norm *k)
     return k->inner == 1 ? 1 : (k->inner + FD_COLUMNS - 1) / FD_COLUMNS;
 }
 
-int64_t fd_max_norm_units(const fd_max_norm *k)
+static void max_norm(const void *job, int64_t unit, int64_t end)
 {
-    return k->outer * strips_of(k);
-}
-
-static FD_APART void max_norm_run(const fd_max_norm *k, int64_t unit, int64_t end)
-{
-    const int64_t item = ITEM[k->dtype], strips = strips_of(k);
+    const fd_max_norm *k = job;
+    const int64_t item = fd_item_size(k->dtype), strips = strips_of(k);
     for (; unit < end; unit++) {
         const int64_t strip = unit % strips, from = strip * FD_COLUMNS, left = k->inner - from;
         char *w = k->w + (unit / strips * k->n * k->inner + from) * item;
@@ -249,9 +277,13 @@ static FD_APART void max_norm_run(const fd_max_norm *k, int64_t unit, int64_t en
     }
 }
 
-void fd_max_norm_run(const fd_max_norm *k, int64_t unit, int64_t end)
+fd_work fd_max_norm_work(const fd_max_norm *job)
 {
-    const fd_environment caller = fd_enter_environment();
-    max_norm_run(k, unit, end);
-    fd_leave_environment(caller);
+    return (fd_work){max_norm, job, job->outer * strips_of(job), 0};
+}
+
+void fd_run_max_norm(const fd_max_norm *job, int threads)
+{
+    const fd_work work = fd_max_norm_work(job);
+    share_rows(&work, job->outer * job->n * job->inner, threads);
 }

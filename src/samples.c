@@ -5,43 +5,35 @@
 
 #include "bits.h"
 #include "dispatch.h"
-#include "environment.h"
 
-enum {
-    PLANE = FD_TILE / 64,  /* words of a tile's bits */
-    BYPASS_BYTES = 8 << 20,
-};
-
-static int64_t item(const fd_samples *k)
-{
-    return k->dtype == FD_F64 ? 8 : k->dtype == FD_F32 ? 4 : 2;
-}
+enum { PLANE = FD_TILE / 64 };  /* words of a tile's bits */
 
 static int64_t tiles(const fd_samples *k)
 {
     return (k->n + FD_TILE - 1) / FD_TILE;
 }
 
-int64_t fd_samples_units(const fd_samples *k)
-{
-    return k->rows * tiles(k);
-}
-
 /* With one p the planes are the digits of a count, else the samples. */
-static size_t planes_of(const fd_samples *k, int mean)
+static size_t planes_of(const fd_samples *k)
 {
     size_t digits = 0;
     while (k->samples >> digits)
         digits++;
-    return mean && k->p_step == 0 ? digits : (size_t)k->samples;
+    return k->mean && k->p_step == 0 ? digits : (size_t)k->samples;
+}
+
+int64_t fd_samples_parts(const fd_samples *k, int threads)
+{
+    const int64_t units = k->rows * tiles(k), parts = threads < units ? threads : units;
+    return k->rows * k->n * k->samples >= FD_SERIAL ? parts : 1;
 }
 
 /* A weight and a plane of bits for each; of the mean twice, since one tile waits while the next one's are made, and one
- * plane to count from. */
-size_t fd_samples_scratch(const fd_samples *k, int mean)
+ * plane to count from.  Whole cache lines. */
+size_t fd_samples_scratch(const fd_samples *k)
 {
-    const size_t planes = planes_of(k, mean);
-    return planes * 8 + (mean ? 2 * planes + 1 : planes) * PLANE * 8;
+    const size_t planes = planes_of(k);
+    return (planes * 8 + (k->mean ? 2 * planes + 1 : planes) * PLANE * 8 + 63) / 64 * 64;
 }
 
 /* A sample's bits of n elements from `at`. Also prefetches x and advances what is pending. */
@@ -59,6 +51,11 @@ static void set_weight(const fd_samples *k, void *weights, size_t i, double weig
         ((float *)weights)[i] = (float)weight;
 }
 
+static int past_the_cache(const fd_samples *k)
+{
+    return k->mean && k->y != k->x && k->rows * k->n * fd_item_size(k->dtype) >= FD_NONTEMPORAL;
+}
+
 typedef struct {
     int64_t row, from, n;
     uint64_t m;
@@ -72,11 +69,11 @@ static piece piece_of(const fd_samples *k, int64_t unit)
 
 /* The floats of a tile are done while the bits of the next one are made (see keep_blocks in kernels.h), and fetched while its
  * own are: a share of either for each sample, since memory keeps up with no more. */
-static FD_APART void samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+static void samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
 {
     const fd_sample_kernels *kernels = fd_kernels_in_use()->samples;
-    const int bypass = k->y != k->x && k->rows * k->n * item(k) >= BYPASS_BYTES, counted = k->p_step == 0;
-    const size_t planes = planes_of(k, 1), share = (size_t)(FD_TILE * item(k) / k->samples) & ~(size_t)63;  /* of a tile, a sample's */
+    const int counted = k->p_step == 0;
+    const size_t planes = planes_of(k), share = (size_t)(FD_TILE * fd_item_size(k->dtype) / k->samples) & ~(size_t)63;  /* of a tile, a sample's */
     uint64_t *bits = scratch, *other = bits + planes * PLANE, *fresh = other + planes * PLANE, *made;
     void *weights = fresh + PLANE;
     fd_bits source;
@@ -89,7 +86,7 @@ static FD_APART void samples_mean(const fd_samples *k, int64_t unit, int64_t end
 
     for (; unit < end; unit++) {
         const piece t = piece_of(k, unit);
-        const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
+        const char *x = (const char *)k->x + t.row * k->x_row + t.from * fd_item_size(k->dtype);
         if (counted)
             memset(bits, 0, planes * PLANE * 8);
         size_t digits = 0;
@@ -102,25 +99,16 @@ static FD_APART void samples_mean(const fd_samples *k, int64_t unit, int64_t end
         fd_bits_finish(&source);
         source.pending = (fd_pending){
             .op = kernels->mean[k->dtype],
-            .run = {.y = (char *)k->y + t.row * k->y_row + t.from * item(k), .in = {x, weights, &planes}, .bits = bits,
-                    .n = (size_t)t.n, .scale = (counted ? fd_scale(*k->p) : 1) / (double)k->samples, .bypass = bypass},
+            .run = {.y = (char *)k->y + t.row * k->y_row + t.from * fd_item_size(k->dtype), .in = {x, weights, &planes}, .bits = bits,
+                    .n = (size_t)t.n, .scale = (counted ? fd_scale(*k->p) : 1) / (double)k->samples, .nontemporal = past_the_cache(k)},
             .slower = slower,
         };
         made = bits, bits = other, other = made;
     }
     fd_bits_finish(&source);
-    if (bypass)
-        fd_fence();
 }
 
-void fd_samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
-{
-    const fd_environment caller = fd_enter_environment();
-    samples_mean(k, unit, end, scratch);
-    fd_leave_environment(caller);
-}
-
-static FD_APART void samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+static void samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
 {
     const fd_sample_kernels *kernels = fd_kernels_in_use()->samples;
     uint64_t *bits = scratch;
@@ -131,18 +119,31 @@ static FD_APART void samples_sum(const fd_samples *k, int64_t unit, int64_t end,
         set_weight(k, weights, (size_t)s, fd_scale(k->p[s * k->p_step]));
     for (; unit < end; unit++) {
         const piece t = piece_of(k, unit);
-        const char *x = (const char *)k->x + t.row * k->x_row + t.from * item(k);
+        const char *x = (const char *)k->x + t.row * k->x_row + t.from * fd_item_size(k->dtype);
         for (int64_t s = 0; s < k->samples; s++)
             sample_bits(bits + s * PLANE, &source, k, s, t.m, t.n,
-                        (fd_prefetch){x + s * k->x_sample, (size_t)(FD_TILE * item(k)), 0});
-        kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * item(k), x, k->x_sample, bits, (size_t)k->samples,
+                        (fd_prefetch){x + s * k->x_sample, (size_t)(FD_TILE * fd_item_size(k->dtype)), 0});
+        kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * fd_item_size(k->dtype), x, k->x_sample, bits, (size_t)k->samples,
                                weights, (size_t)t.n);
     }
 }
 
-void fd_samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
+static void samples(const void *job, int64_t part, int64_t end)
 {
-    const fd_environment caller = fd_enter_environment();
-    samples_sum(k, unit, end, scratch);
-    fd_leave_environment(caller);
+    const fd_samples *k = job;
+    const int64_t units = k->rows * tiles(k);
+    for (; part < end; part++)
+        (k->mean ? samples_mean : samples_sum)(k, units * part / k->parts, units * (part + 1) / k->parts,
+                                               (char *)k->scratch + part * (int64_t)fd_samples_scratch(k));
+}
+
+fd_work fd_samples_work(const fd_samples *job)
+{
+    return (fd_work){samples, job, job->parts, past_the_cache(job)};
+}
+
+void fd_run_samples(const fd_samples *job, int threads)
+{
+    const fd_work work = fd_samples_work(job);
+    fd_share(&work, threads);
 }

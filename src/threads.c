@@ -9,14 +9,27 @@
  * they are not, starts anew. */
 #include "threads.h"
 
+#include "environment.h"
+
+void fd_work_on(const fd_work *work, int64_t first, int64_t last)
+{
+    if (first >= last)
+        return;
+    const fd_environment caller = fd_enter_environment();
+    work->run(work->job, first, last);
+    fd_leave_environment(caller);
+    if (work->nontemporal)
+        fd_fence();
+}
+
 #if defined(_WIN32)
 
 void fd_threads_after_fork(void) {}
 
-void fd_share(fd_range run, const void *job, int64_t units, int threads)
+void fd_share(const fd_work *work, int threads)
 {
     (void)threads;
-    run(job, 0, units);
+    fd_work_on(work, 0, work->units);
 }
 
 #else
@@ -35,9 +48,8 @@ typedef struct {
     pthread_mutex_t in_use;  /* held by the caller whose job it is */
     pthread_mutex_t lock;    /* of all below, but for `next` */
     pthread_cond_t posted, idle;
-    fd_range run;
-    const void *job;
-    int64_t units, parts, next;  /* next: the first part that nobody has begun */
+    const fd_work *work;
+    int64_t parts, next;         /* next: the first part that nobody has begun */
     int seats, active;           /* helpers that may still join the job, and those that have */
     int helpers, refused;
 } team;
@@ -73,7 +85,7 @@ static void work_on(team *t)
 {
     int64_t part;
     while ((part = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED)) < t->parts)
-        t->run(t->job, t->units * part / t->parts, t->units * (part + 1) / t->parts);
+        fd_work_on(t->work, t->work->units * part / t->parts, t->work->units * (part + 1) / t->parts);
 }
 
 static void *help(void *t_)
@@ -120,19 +132,17 @@ static team *free_team(void)
     return NULL;
 }
 
-void fd_share(fd_range run, const void *job, int64_t units, int threads)
+void fd_share(const fd_work *work, int threads)
 {
-    const int64_t parts = threads < units ? threads : units;
+    const int64_t parts = threads < work->units ? threads : work->units;
     team *t = parts > 1 ? free_team() : NULL;
     if (!t) {
-        run(job, 0, units);
+        fd_work_on(work, 0, work->units);
         return;
     }
     hire(t, (int)parts - 1);
     pthread_mutex_lock(&t->lock);
-    t->run = run;
-    t->job = job;
-    t->units = units;
+    t->work = work;
     t->parts = parts;
     t->next = 0;
     add(&t->seats, (int)parts - 1);

@@ -28,11 +28,11 @@ def test_the_best_instruction_set_is_the_one_in_use():
 )
 def test_contiguous_arrays_are_walked_in_place(shape, mask_shape, axes, bits):
     x = np.ones(shape, np.float32)
-    way = core.way(np.empty_like(x), x, fd.mask(mask_shape, 0.1, rng=0))
-    assert way["axes"] == axes
-    assert way["bits"] == bits
-    assert not way["x packed"]
-    assert not way["y packed"]
+    plan = core.describe_plan(np.empty_like(x), x, fd.mask(mask_shape, 0.1, rng=0))
+    assert plan["axes"] == axes
+    assert plan["bits"] == bits
+    assert not plan["x packed"]
+    assert not plan["y packed"]
 
 
 @pytest.mark.parametrize("order", ["transposed", "Fortran", "channels last"])
@@ -43,11 +43,11 @@ def test_memory_order_is_followed_across_the_masks(order):
         "channels last": lambda: np.ones((4, 9, 9, 64), np.float32).transpose(0, 3, 1, 2),
     }[order]()
     y = np.empty_like(x)
-    way = core.way(y, x, fd.mask(x.shape, 0.1, rng=0))
+    plan = core.describe_plan(y, x, fd.mask(x.shape, 0.1, rng=0))
     assert y.strides == x.strides
-    assert way["bits"] == "across"
-    assert not way["x packed"]
-    assert not way["y packed"]
+    assert plan["bits"] == "across"
+    assert not plan["x packed"]
+    assert not plan["y packed"]
 
 
 @pytest.mark.parametrize(
@@ -61,31 +61,31 @@ def test_memory_order_is_followed_across_the_masks(order):
 )
 def test_runs_across_the_mask_are_long_and_use_the_bits_that_are_made(shape, order, size, joined):
     x = np.ones([shape[a] for a in order], np.float32).transpose(np.argsort(order))
-    way = core.way(np.empty_like(x), x, fd.mask(shape, 0.1, rng=0))
-    assert way["bits"] == "across"
-    assert way["runs and columns"] == size
-    assert way["runs joined"] == joined
+    plan = core.describe_plan(np.empty_like(x), x, fd.mask(shape, 0.1, rng=0))
+    assert plan["bits"] == "across"
+    assert plan["runs and columns"] == size
+    assert plan["runs joined"] == joined
 
 
 def test_strided_input_is_packed_tile_by_tile():
     x = np.ones((64, 2000), np.float32)[:, ::2]
-    way = core.way(np.empty(x.shape, x.dtype), x, fd.mask(x.shape, 0.1, rng=0))
-    assert way["x packed"]
-    assert not way["y packed"]
-    assert way["bits"] == "along"
+    plan = core.describe_plan(np.empty(x.shape, x.dtype), x, fd.mask(x.shape, 0.1, rng=0))
+    assert plan["x packed"]
+    assert not plan["y packed"]
+    assert plan["bits"] == "along"
 
 
 def test_large_outputs_are_stored_past_the_cache_unless_in_place():
     x = np.zeros(4 << 20, np.float32)
     mask = fd.mask(x.shape, 0.1, rng=0)
-    assert core.way(np.empty_like(x), x, mask)["past the cache"]
-    assert not core.way(x, x, mask)["past the cache"]
-    assert not core.way(np.empty_like(x[:1000]), x[:1000], fd.mask(1000, 0.1, rng=0))["past the cache"]
+    assert core.describe_plan(np.empty_like(x), x, mask)["nontemporal"]
+    assert not core.describe_plan(x, x, mask)["nontemporal"]
+    assert not core.describe_plan(np.empty_like(x[:1000]), x[:1000], fd.mask(1000, 0.1, rng=0))["nontemporal"]
 
 
 def test_work_is_cut_into_tiles_for_threads():
     x = np.zeros(1 << 20, np.float32)
-    assert core.way(np.empty_like(x), x, fd.mask(x.shape, 0.1, rng=0))["units"] == (1 << 20) // 4096
+    assert core.describe_plan(np.empty_like(x), x, fd.mask(x.shape, 0.1, rng=0))["units"] == (1 << 20) // 4096
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -190,6 +190,14 @@ void check_gaps(const matrix *m, const char *before, const char *what)
     free(want);
 }
 
+void run_in_parts(const fd_work *work)
+{
+    for (int64_t end = work->units, first; end > 0; end = first) {
+        first = one_in(2) ? 0 : below(end);
+        fd_work_on(work, first, end);
+    }
+}
+
 /* -- packed bits ----------------------------------------------------------------------------------------------------- */
 
 static void check_answer(char *line)
@@ -201,7 +209,7 @@ static void check_answer(char *line)
           "not an answer: %s", line);
     size_t bytes = (size_t)(n + 7) / 8;
     uint8_t *got = memory(bytes);
-    fd_keep_bits(got, (fd_source){seed, stream, offset, NULL}, strtod(p, NULL), n);
+    fd_keep_bits(got, (fd_source){seed, stream, offset, NULL}, strtod(p, NULL), n, 1);
     for (size_t i = 0; i < bytes; i++) {
         char pair[3] = {bits[2 * i], bits[2 * i + 1], 0};
         CHECK(got[i] == strtoul(pair, NULL, 16), "byte %zu of the answer %s", i, line);
@@ -215,7 +223,7 @@ static void check_bits(void)
     fd_source mask = draw_mask((uint64_t)n);
     double p = draw_p(&mask);
     uint8_t *got = memory((size_t)(n + 7) / 8);
-    fd_keep_bits(got, mask, p, n);
+    fd_keep_bits(got, mask, p, n, 1 + (int)below(3));
     for (int64_t i = 0; i < (n + 7) / 8 * 8; i++)
         CHECK((got[i / 8] >> (i % 8) & 1) == (i < n && kept(&mask, (uint64_t)i, p)),
               "bit %" PRId64 " of %" PRId64 " from %" PRIu64 ", p = %a", i, n, mask.offset, p);

@@ -11,7 +11,9 @@
 #include "bits.h"
 #include "dispatch.h"
 #include "isa/half.h"
+#include "plan.h"
 #include "rows.h"
+#include "samples.h"
 #include "stream.h"
 
 #define CHECK(condition, ...)                                                                                          \
@@ -66,6 +68,8 @@ char *bytes_of(const matrix *m);           /* a copy of its memory */
 
 /* What lies between and before the rows is as it was. */
 void check_gaps(const matrix *m, const char *before, const char *what);
+
+void run_in_parts(const fd_work *work);    /* of some units each, last first */
 
 void check_array(enum fd_op op, enum fd_dtype dtype);
 void check_large(enum fd_dtype dtype);

@@ -1,4 +1,4 @@
-/* Operations on arrays of any layout (walk.c and the elementwise kernels), element by element by the rule and by ops.def: to the
+/* Operations on arrays of any layout (plan.c, run.c and the elementwise kernels), element by element by the rule and by ops.def: to the
  * bit, or within the bound that stands there. */
 #include "check.h"
 
@@ -13,7 +13,7 @@ static int inputs_of(enum fd_op op)
 }
 
 /* Memory for an array of any order of axes, with gaps and negative steps (and steps of 0 where it is only read). */
-static buffer lay_out(const fd_walk *k, int64_t item, int64_t *step, int shared)
+static buffer lay_out(const fd_elementwise *k, int64_t item, int64_t *step, int shared)
 {
     int order[FD_MAX_NDIM];
     int64_t run = item * (one_in(4) ? 2 : 1), low = 0, high = 0;
@@ -28,8 +28,8 @@ static buffer lay_out(const fd_walk *k, int64_t item, int64_t *step, int shared)
         int axis = order[a];
         step[axis] = shared && one_in(6) ? 0 : one_in(8) ? -run : run;
         if (step[axis])
-            run *= k->shape[axis] + (one_in(6) ? 1 : 0);
-        int64_t reach = step[axis] * (k->shape[axis] - 1);
+            run *= k->axis[axis].n + (one_in(6) ? 1 : 0);
+        int64_t reach = step[axis] * (k->axis[axis].n - 1);
         *(reach < 0 ? &low : &high) += reach;
     }
     int64_t lead = item * below(16);
@@ -49,7 +49,7 @@ static void fill(buffer b, enum fd_dtype dtype, int any_bits)
 }
 
 typedef struct {
-    fd_walk walk;
+    fd_elementwise job;
     buffer y, in[FD_INPUTS];
     double *p;
     int64_t size, item;
@@ -58,45 +58,51 @@ typedef struct {
 static array_case draw_case(enum fd_op op, enum fd_dtype dtype)
 {
     array_case c = {.size = 1, .item = op == FD_KEEP ? 1 : ITEM[dtype]};
-    fd_walk *k = &c.walk;
+    fd_elementwise *k = &c.job;
     k->op = op;
     k->dtype = dtype;
     k->ndim = (int)below(5);
     for (int a = 0; a < k->ndim; a++) {
         int64_t most = 12000 / c.size, n = one_in(3) ? 1 + below(k->ndim == 1 ? 10000 : 700) : 1 + below(9);
-        k->shape[a] = n < most ? n : most > 0 ? most : 1;
-        c.size *= k->shape[a];
+        k->axis[a].n = n < most ? n : most > 0 ? most : 1;
+        c.size *= k->axis[a].n;
     }
     /* the mask: part of one that may be larger along each axis, or shared along it */
     uint64_t extent = 0, step = one_in(8) ? 3 : 1;
     for (int a = k->ndim - 1; a >= 0; a--) {
-        k->m_step[a] = one_in(5) ? 0 : (int64_t)step;
-        extent += (uint64_t)k->m_step[a] * (uint64_t)(k->shape[a] - 1);
-        if (k->m_step[a])
-            step *= (uint64_t)(k->shape[a] + (one_in(4) ? below(5) : 0));
+        k->axis[a].mask = one_in(5) ? 0 : (int64_t)step;
+        extent += (uint64_t)k->axis[a].mask * (uint64_t)(k->axis[a].n - 1);
+        if (k->axis[a].mask)
+            step *= (uint64_t)(k->axis[a].n + (one_in(4) ? below(5) : 0));
     }
     k->mask = draw_mask(extent);
     /* p: one, or one for each index of some leading axes */
     int axes = one_in(4) ? (int)below(k->ndim + 1) : 0;
     int64_t count = 1;
     for (int a = axes - 1; a >= 0; a--) {
-        k->p_step[a] = count;
-        count *= k->shape[a];
+        k->axis[a].p = count;
+        count *= k->axis[a].n;
     }
     k->p = c.p = memory((size_t)count * sizeof *c.p);
     for (int64_t i = 0; i < count; i++)
         c.p[i] = draw_p(&k->mask);
 
-    c.y = lay_out(k, c.item, k->y_step, 0);
+    int64_t along[FD_MAX_NDIM];
+    c.y = lay_out(k, c.item, along, 0);
     k->y = c.y.data;
+    for (int a = 0; a < k->ndim; a++)
+        k->axis[a].y = along[a];
     int in_place = one_in(6) ? (int)below(FD_INPUTS) : -1;
     for (int i = 0; i < inputs_of(op); i++) {
         if (i == in_place) {
-            memcpy(k->in_step[i], k->y_step, sizeof k->y_step);
+            for (int a = 0; a < k->ndim; a++)
+                k->axis[a].in[i] = k->axis[a].y;
             k->in[i] = k->y;
             continue;
         }
-        c.in[i] = lay_out(k, c.item, k->in_step[i], 1);
+        c.in[i] = lay_out(k, c.item, along, 1);
+        for (int a = 0; a < k->ndim; a++)
+            k->axis[a].in[i] = along[a];
         fill(c.in[i], dtype, op == FD_APPLY);
         k->in[i] = c.in[i].data;
     }
@@ -109,20 +115,22 @@ static void free_case(array_case *c)
     for (int i = 0; i < FD_INPUTS; i++)
         free(c->in[i].owner);
     free(c->y.owner);
-    free((void *)c->walk.mask.stored);
+    free((void *)c->job.mask.stored);
     free(c->p);
 }
 
-/* Run the case's walk in some parts, last first, and give the bytes of y; y itself is as before. */
+/* Run the case in some parts, last first, or on threads, and give the bytes of y; y itself is as before. */
 static char *result_of(const array_case *c)
 {
-    fd_walk k = c->walk;
     char *before = memory(c->y.bytes), *after = memory(c->y.bytes);
     memcpy(before, c->y.owner, c->y.bytes);
-    fd_plan(&k);
-    for (int64_t end = k.units, first; end > 0; end = first) {
-        first = one_in(2) ? 0 : below(end);
-        fd_run(&k, first, end);
+    if (one_in(8)) {
+        fd_run_elementwise(&c->job, 3);
+    } else {
+        fd_plan plan;
+        fd_plan_elementwise(&plan, &c->job);
+        const fd_work work = fd_elementwise_work(&plan);
+        run_in_parts(&work);
     }
     memcpy(after, c->y.owner, c->y.bytes);
     memcpy(c->y.owner, before, c->y.bytes);
@@ -151,7 +159,7 @@ static double expected_of(enum fd_op op, enum fd_dtype dtype, const double *in, 
 /* y by the rule, element by element; as `got` has it where that is within the op's bound. */
 static char *expected(const array_case *c, const char *got)
 {
-    const fd_walk *k = &c->walk;
+    const fd_elementwise *k = &c->job;
     int64_t at[FD_MAX_NDIM] = {0};
     char *y = memory(c->y.bytes);
     memcpy(y, c->y.owner, c->y.bytes);
@@ -160,11 +168,11 @@ static char *expected(const array_case *c, const char *got)
         int64_t to = c->y.data - c->y.owner, from[FD_INPUTS] = {0}, p = 0;
         double in[FD_INPUTS] = {0};
         for (int a = 0; a < k->ndim; a++) {
-            index += (uint64_t)at[a] * (uint64_t)k->m_step[a];
-            to += at[a] * k->y_step[a];
-            p += at[a] * k->p_step[a];
+            index += (uint64_t)at[a] * (uint64_t)k->axis[a].mask;
+            to += at[a] * k->axis[a].y;
+            p += at[a] * k->axis[a].p;
             for (int j = 0; j < FD_INPUTS; j++)
-                from[j] += at[a] * k->in_step[j][a];
+                from[j] += at[a] * k->axis[a].in[j];
         }
         for (int j = 0; j < inputs_of(k->op); j++)
             in[j] = get(k->dtype, (const char *)k->in[j] + from[j]);
@@ -175,7 +183,7 @@ static char *expected(const array_case *c, const char *got)
             memcpy(y + to, got + to, (size_t)c->item);
         else
             put(k->dtype, y + to, want);
-        for (int a = k->ndim - 1; a >= 0 && ++at[a] == k->shape[a]; a--)
+        for (int a = k->ndim - 1; a >= 0 && ++at[a] == k->axis[a].n; a--)
             at[a] = 0;
     }
     return y;
@@ -185,7 +193,7 @@ void check_array(enum fd_op op, enum fd_dtype dtype)
 {
     array_case c = draw_case(op, dtype);
     char *got = result_of(&c), *want = expected(&c, got);
-    CHECK(!memcmp(got, want, c.y.bytes), "operation %s, dtype %d, %d axes, %" PRId64 " elements", op == FD_KEEP ? "keep" : fd_op_name(op), (int)dtype, c.walk.ndim, c.size);
+    CHECK(!memcmp(got, want, c.y.bytes), "operation %s, dtype %d, %d axes, %" PRId64 " elements", op == FD_KEEP ? "keep" : fd_op_name(op), (int)dtype, c.job.ndim, c.size);
     free(want);
     free(got);
     free_case(&c);
@@ -200,11 +208,11 @@ void check_large(enum fd_dtype dtype)
     const double p = 0.3, scale = fd_scale(p);
     const uint64_t threshold = fd_threshold(p);
     array_case c = {.size = size, .item = item};
-    c.walk = (fd_walk){.op = FD_APPLY, .dtype = dtype, .ndim = 1, .mask = {seed, stream, offset, NULL}, .p = &p, .shape = {size},
-                       .y_step = {item}, .in_step = {{item}}, .m_step = {1}};
+    c.job = (fd_elementwise){.op = FD_APPLY, .dtype = dtype, .ndim = 1, .mask = {seed, stream, offset, NULL}, .p = &p,
+                             .axis = {{.n = size, .y = item, .in = {item}, .mask = 1}}};
     c.y.bytes = c.in[0].bytes = (size_t)(size * item);
-    c.walk.y = c.y.data = c.y.owner = memory(c.y.bytes);
-    c.walk.in[0] = c.in[0].data = c.in[0].owner = memory(c.in[0].bytes);
+    c.job.y = c.y.data = c.y.owner = memory(c.y.bytes);
+    c.job.in[0] = c.in[0].data = c.in[0].owner = memory(c.in[0].bytes);
     memset(c.y.owner, 0, c.y.bytes);
     for (size_t i = 0; i < c.in[0].bytes; i += 8) {
         uint64_t bits = draw();

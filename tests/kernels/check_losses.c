@@ -276,7 +276,8 @@ static void run_twice(losses_case *c)
     const size_t doubles = (size_t)k->rows * sizeof(double);
     char *da = bytes_of(&c->da), *db = c->db.owner ? bytes_of(&c->db) : NULL;
     double *loss = memory(doubles);
-    fd_losses_run(k, 0, k->rows);
+    const fd_work work = fd_losses_work(k);
+    fd_work_on(&work, 0, k->rows);
     check_gaps(&c->da, da, "da");
     if (db)
         check_gaps(&c->db, db, "db");
@@ -285,10 +286,7 @@ static void run_twice(losses_case *c)
     memcpy(c->da.owner, da, c->da.bytes);
     if (db)
         memcpy(c->db.owner, db, c->db.bytes);
-    for (int64_t end = k->rows, first; end > 0; end = first) {
-        first = below(end);
-        fd_losses_run(k, first, end);
-    }
+    run_in_parts(&work);
     CHECK(!memcmp(da_once, c->da.owner, c->da.bytes) && (!db || !memcmp(db_once, c->db.owner, c->db.bytes)) && !memcmp(loss, k->loss, doubles),
           "loss %s, dtype %d, %" PRId64 " classes: rows in several parts differ", fd_loss_table[k->op].name, (int)k->dtype, k->n);
     free(da), free(db), free(da_once), free(db_once), free(loss);

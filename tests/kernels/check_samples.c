@@ -1,6 +1,5 @@
-/* Several masks on one array: to the bit, by the formulas of samples.h. */
+/* Several masks on one array: to the bit, by the formulas of fastdrop.h. */
 #include "check.h"
-#include "samples.h"
 
 /* Element `at` of a row, given which samples keep it.  As in check_array.c, a double after each step rounded to float is
  * what floats give. */
@@ -21,11 +20,13 @@ static double expected_of(const fd_samples *k, const uint8_t *kept_by, const cha
     return any ? get(dtype, x) * rounded(dtype, sum * factor) : 0;
 }
 
-static void run(const fd_samples *k, int64_t first, int64_t end, int mean)
+static void run(fd_samples *k, int64_t parts)
 {
-    void *scratch = memory(fd_samples_scratch(k, mean));
-    (mean ? fd_samples_mean : fd_samples_sum)(k, first, end, scratch);
-    free(scratch);
+    k->parts = parts;
+    k->scratch = memory(fd_samples_scratch(k) * (size_t)parts);
+    const fd_work work = fd_samples_work(k);
+    run_in_parts(&work);
+    free(k->scratch);
 }
 
 static void check_element(const fd_samples *k, const uint8_t *kept_by, const char *x, const char *got, int mean)
@@ -45,7 +46,7 @@ void check_samples(enum fd_dtype dtype, int mean)
         for (int64_t i = 0; i < n; i++)
             put(dtype, element(&x, row, i), draw_normal());
     const int64_t m_row = one_in(5) ? 0 : n + (one_in(4) ? below(9) : 0), m_sample = one_in(8) ? 0 : m_row * (rows - 1) + n;
-    fd_samples k = {.dtype = dtype, .samples = samples, .rows = rows, .n = n, .y = y.data, .x = x.data, .y_row = y.step, .x_row = x.step,
+    fd_samples k = {.dtype = dtype, .mean = mean, .samples = samples, .rows = rows, .n = n, .y = y.data, .x = x.data, .y_row = y.step, .x_row = x.step,
                     .x_sample = mean ? 0 : rows * x.step, .m_row = m_row, .m_sample = m_sample, .p_step = one_in(2),
                     .mask = draw_mask((uint64_t)(m_sample * (samples - 1) + m_row * (rows - 1) + n))};
     double *p = memory((size_t)(k.p_step ? samples : 1) * sizeof *p);
@@ -54,10 +55,7 @@ void check_samples(enum fd_dtype dtype, int mean)
     k.p = p;
     uint8_t *kept_by = memory((size_t)samples);
     char *before = bytes_of(&y), *x_before = bytes_of(&x);
-    for (int64_t end = fd_samples_units(&k), first; end > 0; end = first) {
-        first = one_in(2) ? 0 : below(end);
-        run(&k, first, end, mean);
-    }
+    run(&k, 1 + below(4));
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < n; i++) {
             for (int64_t s = 0; s < samples; s++)
@@ -76,13 +74,13 @@ void check_large_mean(enum fd_dtype dtype)
     const int64_t n = 4096 + 100, rows = ((int64_t)8 << 20) / ITEM[dtype] / n + 1, samples = 2;
     const double p = 0.3;
     matrix x = new_rows(dtype, rows, n, 1), y = new_rows(dtype, rows, n, 1);
-    const fd_samples k = {.dtype = dtype, .mask = {1, 2, 77, NULL}, .y = y.data, .x = x.data, .p = &p, .samples = samples, .rows = rows, .n = n,
+    fd_samples k = {.dtype = dtype, .mean = 1, .mask = {1, 2, 77, NULL}, .y = y.data, .x = x.data, .p = &p, .samples = samples, .rows = rows, .n = n,
                           .y_row = y.step, .x_row = x.step, .m_sample = n};
     uint8_t *kept_by = memory((size_t)(samples * n));
     for (int64_t i = 0; i < n; i++)
         for (int64_t s = 0; s < samples; s++)
             kept_by[i * samples + s] = (uint8_t)kept(&k.mask, (uint64_t)(s * n + i), p);
-    run(&k, 0, fd_samples_units(&k), 1);
+    run(&k, 1);
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < n; i++)
             check_element(&k, kept_by + i * samples, element(&x, row, i), element(&y, row, i), 1);

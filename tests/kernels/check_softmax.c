@@ -76,12 +76,12 @@ static softmax_case draw_case(enum fd_dtype dtype)
         for (int64_t i = 0; i < size; i++)
             c.allow[i] = !none && !one_in(4);
     }
-    k->log_sum = memory((size_t)k->rows * sizeof *k->log_sum);
+    k->logsumexp = memory((size_t)k->rows * sizeof *k->logsumexp);
     return c;
 }
 
-/* log(softmax) of a row, the largest score in *size; *log_sum is inf where nothing is allowed. */
-static void scores_of(const softmax_case *c, int64_t row, real *log_p, real *log_sum, real *size)
+/* log(softmax) of a row, the largest score in *size; *logsumexp is inf where nothing is allowed. */
+static void scores_of(const softmax_case *c, int64_t row, real *log_p, real *logsumexp, real *size)
 {
     const fd_softmax *k = &c->k;
     const enum fd_dtype wide = k->dtype == FD_F64 ? FD_F64 : FD_F32;
@@ -99,44 +99,42 @@ static void scores_of(const softmax_case *c, int64_t row, real *log_p, real *log
     }
     for (int64_t i = 0; i < k->n && max != -INFINITY; i++)
         sum += expl(log_p[i] - max);
-    *log_sum = sum == 0 ? INFINITY : max + logl(sum);
+    *logsumexp = sum == 0 ? INFINITY : max + logl(sum);
     for (int64_t i = 0; i < k->n; i++)
-        log_p[i] = sum == 0 ? -INFINITY : log_p[i] - *log_sum;
+        log_p[i] = sum == 0 ? -INFINITY : log_p[i] - *logsumexp;
 }
 
 /* In one part, then again in several, last first, which must give the same bits. */
-static void run_twice(softmax_case *c, void (*run)(const fd_softmax *, int64_t, int64_t))
+static void run_twice(softmax_case *c)
 {
     const fd_softmax *k = &c->k;
     const size_t doubles = (size_t)k->rows * sizeof(double);
     char *before = bytes_of(&c->y), *after;
-    double *log_sum = memory(doubles);
-    run(k, 0, k->rows);
+    double *logsumexp = memory(doubles);
+    const fd_work work = fd_softmax_work(k);
+    fd_work_on(&work, 0, k->rows);
     check_gaps(&c->y, before, "softmax");
     after = bytes_of(&c->y);
-    memcpy(log_sum, k->log_sum, doubles);
+    memcpy(logsumexp, k->logsumexp, doubles);
     memcpy(c->y.owner, before, c->y.bytes);
-    for (int64_t end = k->rows, first; end > 0; end = first) {
-        first = below(end);
-        run(k, first, end);
-    }
-    CHECK(!memcmp(after, c->y.owner, c->y.bytes) && !memcmp(log_sum, k->log_sum, doubles),
+    run_in_parts(&work);
+    CHECK(!memcmp(after, c->y.owner, c->y.bytes) && !memcmp(logsumexp, k->logsumexp, doubles),
           "softmax, dtype %d, %" PRId64 " scores: rows in several parts differ", (int)k->dtype, k->n);
-    free(before), free(after), free(log_sum);
+    free(before), free(after), free(logsumexp);
 }
 
 static void check_rows(const softmax_case *c, int backward)
 {
     const fd_softmax *k = &c->k;
     const size_t bytes = (size_t)k->n * sizeof(real);
-    real *log_p = memory(bytes), *gradient = memory(bytes), log_sum, size;
+    real *log_p = memory(bytes), *gradient = memory(bytes), logsumexp, size;
     for (int64_t row = 0; row < k->rows; row++) {
         const double p = c->p[row * k->p_step], scale = fd_scale(p);
         real dot = 0, largest = 0, high = 0;
-        scores_of(c, row, log_p, &log_sum, &size);
+        scores_of(c, row, log_p, &logsumexp, &size);
         const real error = (16 + size) * unit(k->dtype);  /* of a probability, relative: its score is rounded */
-        CHECK(k->log_sum[row] == (double)log_sum || fabsl(k->log_sum[row] - log_sum) <= error,
-              "softmax, dtype %d, %" PRId64 " scores: log(sum) is %.15g, not %.15Lg", (int)k->dtype, k->n, k->log_sum[row], log_sum);
+        CHECK(k->logsumexp[row] == (double)logsumexp || fabsl(k->logsumexp[row] - logsumexp) <= error,
+              "softmax, dtype %d, %" PRId64 " scores: log(sum) is %.15g, not %.15Lg", (int)k->dtype, k->n, k->logsumexp[row], logsumexp);
         for (int64_t i = 0; i < k->n; i++) {
             gradient[i] = kept(&k->mask, (uint64_t)(row * k->n + i), p) ? c->dy_values[row * k->n + i] * (real)scale : 0;
             dot += expl(log_p[i]) * gradient[i];
@@ -163,8 +161,8 @@ void check_softmax(enum fd_dtype dtype)
     char *x = bytes_of(&c.x);
     c.y = in_place ? c.x : new_rows(dtype, k->rows, k->n, 1);
     k->y = c.y.data;
-    k->bypass = !in_place && one_in(2);
-    run_twice(&c, fd_softmax_forward);
+    k->nontemporal = !in_place && one_in(2);
+    run_twice(&c);
     check_rows(&c, 0);
 
     memcpy(c.x.owner, x, c.x.bytes);
@@ -173,12 +171,12 @@ void check_softmax(enum fd_dtype dtype)
         c.y = c.dy;
         k->y = c.y.data;
     }
-    run_twice(&c, fd_softmax_backward);
+    run_twice(&c);
     check_rows(&c, 1);
     if (!in_place)
         free(c.y.owner);
     free(x), free(c.x.owner), free(c.dy.owner), free(c.x_values), free(c.dy_values), free(c.bias), free(c.allow), free(c.p);
-    free((void *)k->mask.stored), free(k->log_sum);
+    free((void *)k->mask.stored), free(k->logsumexp);
 }
 
 /* y to the bit, and its sums. */
@@ -193,31 +191,32 @@ void check_row_sums(enum fd_dtype dtype)
         for (int64_t i = 0; i < n; i++)
             put(dtype, element(&x, row, i), draw_normal());
     fd_row_sums k = {.dtype = dtype, .rows = rows, .n = n, .x = x.data, .y = none ? NULL : y.data, .p = p,
-                     .mask = mask, .bypass = !in_place && one_in(2)};
-    double *x_values = values(&x), *sum = memory((size_t)n * sizeof *sum);
-    char *before = bytes_of(&y);
-    for (int64_t end = rows, first; end > 0; end = first) {
-        first = one_in(2) ? 0 : below(end);
-        fd_row_sums_run(&k, first, end, sum);
-        for (int64_t i = 0; i < n; i++) {
-            double want = 0, size = 0;
-            for (int64_t row = first; row < end; row++) {
-                const double value = kept(&k.mask, (uint64_t)(row * n + i), p) ? rounded(dtype, x_values[row * n + i] * scale) : 0;
-                char stored[8];
-                want += value;
-                size += fabs(value);
-                put(dtype, stored, value);
-                CHECK(none || !memcmp(stored, element(&y, row, i), (size_t)ITEM[dtype]),
-                      "row sums, dtype %d: element %" PRId64 " of row %" PRId64, (int)dtype, i, row);
-            }
-            CHECK(fabs(sum[i] - want) <= 16 * unit(dtype) * size, "row sums, dtype %d: sum %" PRId64 " of %" PRId64 " is %.9g, not %.9g",
-                  (int)dtype, i, n, sum[i], want);
+                     .mask = mask, .nontemporal = !in_place && one_in(2)};
+    double *x_values = values(&x), *sums = memory((size_t)(n * fd_row_sums_parts(rows, n)) * sizeof *sums);
+    char *before = bytes_of(&y), *total = memory((size_t)n * sizeof(double));
+    const enum fd_dtype wide = dtype == FD_F64 ? FD_F64 : FD_F32;
+    k.scratch = sums, k.total = total;
+    const fd_work work = fd_row_sums_work(&k), rest = fd_row_sums_total(&k);
+    run_in_parts(&work), run_in_parts(&rest);
+    for (int64_t i = 0; i < n; i++) {
+        double want = 0, size = 0;
+        for (int64_t row = 0; row < rows; row++) {
+            const double value = kept(&k.mask, (uint64_t)(row * n + i), p) ? rounded(dtype, x_values[row * n + i] * scale) : 0;
+            char stored[8];
+            want += value;
+            size += fabs(value);
+            put(dtype, stored, value);
+            CHECK(none || !memcmp(stored, element(&y, row, i), (size_t)ITEM[dtype]),
+                  "row sums, dtype %d: element %" PRId64 " of row %" PRId64, (int)dtype, i, row);
         }
+        const double got = get(wide, total + i * ITEM[wide]);
+        CHECK(fabs(got - want) <= 16 * unit(dtype) * size, "row sums, dtype %d: sum %" PRId64 " of %" PRId64 " is %.9g, not %.9g",
+              (int)dtype, i, n, got, want);
     }
     check_gaps(&y, before, "row sums");
     if (!in_place)
         free(y.owner);
-    free(x.owner), free(x_values), free(sum), free(before), free((void *)k.mask.stored);
+    free(x.owner), free(x_values), free(sums), free(total), free(before), free((void *)k.mask.stored);
 }
 
 void check_max_norm(enum fd_dtype dtype)
@@ -232,10 +231,8 @@ void check_max_norm(enum fd_dtype dtype)
                      .limit = one_in(8) ? 0 : power * sqrt((double)n) * (one_in(3) ? 100 : 0.5 + draw_uniform())};
     double *x = values(&w);
     char *before = bytes_of(&w);
-    for (int64_t end = fd_max_norm_units(&k), first; end > 0; end = first) {
-        first = one_in(2) ? 0 : below(end);
-        fd_max_norm_run(&k, first, end);
-    }
+    const fd_work work = fd_max_norm_work(&k);
+    run_in_parts(&work);
     for (int64_t o = 0; o < outer; o++)
         for (int64_t j = 0; j < inner; j++) {
             real squares = 0;

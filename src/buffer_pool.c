@@ -4,9 +4,9 @@
  * So the memory of an output that nobody holds any more is kept, up to a limit, and handed to the next one of its size;
  * what has waited longest makes room.
  * Where the system has no memory left, what is kept goes back to it and it is asked again.
- * The list is short, its lock held for a few instructions and only ever tried: who finds it taken goes to the system
- * instead, so nothing can wait here. */
-#include "blocks.h"
+ * The list is short, its lock held for a few instructions and only ever tried: on contention memory comes from the system, so
+ * that a fork cannot deadlock. */
+#include "buffer_pool.h"
 
 #if defined(__linux__)
 #include <stdatomic.h>
@@ -15,14 +15,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { KEPT = 32 };
+enum { MAX_KEPT = 32 };
 
 typedef struct {
     void *start;
     size_t bytes;
-} block;
+} buffer;
 
-static block kept[KEPT];  /* from the longest unused to the latest */
+static buffer kept[MAX_KEPT];  /* from the longest unused to the latest */
 static size_t kept_count, kept_bytes, limit;
 static atomic_flag taken = ATOMIC_FLAG_INIT;
 
@@ -38,39 +38,39 @@ static void unlock(void)
 
 static size_t whole(size_t bytes)
 {
-    return (bytes + FD_BLOCK_UNIT - 1) / FD_BLOCK_UNIT * FD_BLOCK_UNIT;
+    return (bytes + FD_PAGE - 1) / FD_PAGE * FD_PAGE;
 }
 
 static void *from_system(size_t bytes)
 {
-    char *start = mmap(NULL, bytes + FD_BLOCK_UNIT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *start = mmap(NULL, bytes + FD_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED)
         return NULL;
-    size_t before = -(uintptr_t)start % FD_BLOCK_UNIT;
+    size_t before = -(uintptr_t)start % FD_PAGE;
     if (before)
         munmap(start, before);
-    munmap(start + before + bytes, FD_BLOCK_UNIT - before);
+    munmap(start + before + bytes, FD_PAGE - before);
     madvise(start + before, bytes, MADV_HUGEPAGE);  /* a wish: without it the pages are small */
     return start + before;
 }
 
 /* Takes one off the list. */
-static block leave(size_t i)
+static buffer leave(size_t i)
 {
-    const block left = kept[i];
+    const buffer left = kept[i];
     kept_bytes -= left.bytes;
     kept_count--;
     memmove(kept + i, kept + i + 1, (kept_count - i) * sizeof *kept);
     return left;
 }
 
-static void to_system(const block *blocks, size_t count)
+static void to_system(const buffer *buffers, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        munmap(blocks[i].start, blocks[i].bytes);
+        munmap(buffers[i].start, buffers[i].bytes);
 }
 
-void *fd_block_take(size_t bytes)
+void *fd_pool_take(size_t bytes)
 {
     bytes = whole(bytes);
     if (bytes > limit)
@@ -85,29 +85,29 @@ void *fd_block_take(size_t bytes)
         unlock();
     }
     void *start = from_system(bytes);
-    return start || !fd_blocks_release() ? start : from_system(bytes);
+    return start || !fd_pool_release() ? start : from_system(bytes);
 }
 
-void fd_block_give(void *start, size_t bytes)
+void fd_pool_give(void *start, size_t bytes)
 {
     bytes = whole(bytes);
     if (bytes > limit || !try_lock()) {
         munmap(start, bytes);
         return;
     }
-    block old[KEPT];
+    buffer old[MAX_KEPT];
     size_t count = 0;
-    while (kept_count == KEPT || kept_bytes + bytes > limit)
+    while (kept_count == MAX_KEPT || kept_bytes + bytes > limit)
         old[count++] = leave(0);
-    kept[kept_count++] = (block){start, bytes};
+    kept[kept_count++] = (buffer){start, bytes};
     kept_bytes += bytes;
     unlock();
     to_system(old, count);
 }
 
-size_t fd_blocks_release(void)
+size_t fd_pool_release(void)
 {
-    block old[KEPT];
+    buffer old[MAX_KEPT];
     size_t count, bytes;
     for (int tries = 0; !try_lock(); tries++) {
         if (tries == 1000)
@@ -123,19 +123,19 @@ size_t fd_blocks_release(void)
     return bytes;
 }
 
-void fd_blocks_limit(size_t bytes)
+void fd_pool_limit(size_t bytes)
 {
     limit = bytes;
     if (kept_bytes > limit)
-        fd_blocks_release();
+        fd_pool_release();
 }
 
-size_t fd_blocks_kept(void)
+size_t fd_pool_kept(void)
 {
     return kept_bytes;
 }
 
-void fd_blocks_after_fork(void)
+void fd_pool_after_fork(void)
 {
     if (!try_lock())  /* a thread that is not here was changing the list */
         kept_count = kept_bytes = 0;
@@ -144,11 +144,11 @@ void fd_blocks_after_fork(void)
 
 #else
 
-void *fd_block_take(size_t bytes) { return (void)bytes, (void *)0; }
-void fd_block_give(void *start, size_t bytes) { (void)start, (void)bytes; }
-void fd_blocks_limit(size_t bytes) { (void)bytes; }
-size_t fd_blocks_kept(void) { return 0; }
-size_t fd_blocks_release(void) { return 0; }
-void fd_blocks_after_fork(void) {}
+void *fd_pool_take(size_t bytes) { return (void)bytes, (void *)0; }
+void fd_pool_give(void *start, size_t bytes) { (void)start, (void)bytes; }
+void fd_pool_limit(size_t bytes) { (void)bytes; }
+size_t fd_pool_kept(void) { return 0; }
+size_t fd_pool_release(void) { return 0; }
+void fd_pool_after_fork(void) {}
 
 #endif
