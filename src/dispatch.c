@@ -12,9 +12,9 @@ static int has_f16c(void)  /* __builtin_cpu_supports knows it in GCC 11 and late
 }
 #endif
 
-enum { MOST = 3 };
+enum { MAX_ISAS = 3 };
 
-static size_t find(const fd_kernels *found[MOST])  /* best first, scalar last */
+static size_t find(const fd_kernels *found[MAX_ISAS])  /* best first, scalar last */
 {
     size_t n = 0;
 #if defined(__x86_64__)
@@ -38,7 +38,7 @@ const fd_kernels *fd_kernels_in_use(void)
 {
     const fd_kernels *kernels = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
     if (!kernels) {
-        const fd_kernels *found[MOST], *none = NULL;
+        const fd_kernels *found[MAX_ISAS], *none = NULL;
         find(found);
         kernels = found[0];
         if (!__atomic_compare_exchange_n(&chosen, &none, kernels, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
@@ -54,8 +54,8 @@ const char *fd_isa(void)
 
 const char *const *fd_isa_found(void)
 {
-    static const char *names[MOST + 1];  /* every call writes the same */
-    const fd_kernels *found[MOST];
+    static const char *names[MAX_ISAS + 1];  /* every call writes the same */
+    const fd_kernels *found[MAX_ISAS];
     for (size_t n = find(found); n--;)
         __atomic_store_n(&names[n], found[n]->isa, __ATOMIC_RELAXED);
     return names;
@@ -63,7 +63,7 @@ const char *const *fd_isa_found(void)
 
 int fd_use_isa(const char *name)
 {
-    const fd_kernels *found[MOST];
+    const fd_kernels *found[MAX_ISAS];
     for (size_t n = find(found); n--;)
         if (!strcmp(found[n]->isa, name)) {
             __atomic_store_n(&chosen, found[n], __ATOMIC_RELAXED);

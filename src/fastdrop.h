@@ -31,7 +31,8 @@ enum fd_op {
 #define FD_OPERATION(NAME, name, inputs, residual, value, size) FD_##NAME,
 #include "ops.def"
     FD_OPS,
-    FD_KEEP = FD_OPS  /* the decisions themselves, as bytes 0 and 1, whatever the dtype; no input */
+    FD_KEEP = FD_OPS,  /* the decisions themselves, as bytes 0 and 1, whatever the dtype; no input */
+    FD_UNIFORM         /* the uniforms behind them, as 32-bit integers, likewise; not of stored bits */
 };
 
 const char *fd_op_name(enum fd_op op);  /* "apply" and so on */

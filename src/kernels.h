@@ -15,20 +15,25 @@ static inline int64_t fd_item_size(enum fd_dtype dtype)
     return bytes[dtype];
 }
 
-enum { FD_TILE = 4096 };  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
+enum {
+    FD_TILE = 4096,  /* elements whose bits are made at a time: 512 bytes of bits, 16 KiB of float32 */
+    FD_NUMBERS = 2,
+};
 
 struct fd_row_kernels;     /* rows.h */
 struct fd_sample_kernels;  /* samples.h */
 
-/* An op on n consecutive elements, with bit i of bits deciding for y[i]; y may be an input.  Reads one word of bits more than
- * n / 64.  `nontemporal`: store past the cache; the caller fences.  Call it on consecutive ranges [0, a), [a, b), ..., with a, b, ...
+/* An op on n consecutive elements; y may be an input.  What is drawn for y[i] is bit i of bits, of which one word more than
+ * n / 64 is read, or, of ops that take numbers instead of decisions, uniforms[i].  `nontemporal`: store past the cache; the
+ * caller fences.  Call it on consecutive ranges [0, a), [a, b), ..., with a, b, ...
  * multiples of 64; together they must cover [0, n). */
 typedef struct {
     void *y;
     const void *in[FD_INPUTS];
     const uint64_t *bits;
+    const uint32_t *uniforms;
     size_t n;
-    double scale;
+    double number[FD_NUMBERS];  /* the scale, and what else an op may take */
     int nontemporal;
 } fd_run_of_op;
 typedef void (*fd_op_kernel)(const fd_run_of_op *run, size_t from, size_t to);

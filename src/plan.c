@@ -112,7 +112,7 @@ static void plan_crossed(fd_plan *k)
     int first = last, from = 0;
     k->crossed = k->joined = k->column_axis = k->run_axis = 0;
     k->run = k->columns = 1;
-    if (axis[last].mask == 0 || axis[last].mask == 1 || axis[last].p != 0)
+    if (k->uniforms || axis[last].mask == 0 || axis[last].mask == 1 || axis[last].p != 0)
         return;
     while (from < last && !follows_mask(&axis[from], 1))
         from++;
@@ -165,7 +165,8 @@ static void cut_into_units(fd_plan *k)
 void fd_plan_elementwise(fd_plan *k, const fd_elementwise *job)
 {
     k->job = job;
-    k->item = job->op == FD_KEEP ? 1 : fd_item_size(job->dtype);
+    k->uniforms = job->op == FD_UNIFORM;
+    k->item = job->op == FD_KEEP ? 1 : k->uniforms ? 4 : fd_item_size(job->dtype);
     copy_axes(k);
     k->units = 0;
     if (k->size == 0)
@@ -182,6 +183,6 @@ void fd_plan_elementwise(fd_plan *k, const fd_elementwise *job)
         k->packs |= job->in[i] && last->in[i] != k->item;
     k->distance = (bytes > NEAR_BYTES) + (bytes >= MEMORY_BYTES);
     k->nontemporal = large && !in_place && last->y == k->item && run * k->item >= NONTEMPORAL_RUN;
-    k->overlaps = large && !k->packs && job->op != FD_KEEP;
+    k->overlaps = large && !k->packs && job->op < FD_OPS;
     cut_into_units(k);
 }

@@ -18,6 +18,7 @@ typedef struct {
     int64_t size, units;                /* elements; pieces of work of about a tile */
     int64_t rows, tiles, rows_a_unit;
     uint64_t last;                      /* the highest index of the mask that is looked at */
+    int uniforms;                       /* the op takes them instead of bits */
     int ahead;                          /* bits for the next rows are made with those of one: see bits.h */
     int nontemporal;
     int packs;                          /* an array is not consecutive along the run: it goes through a tile on the stack */

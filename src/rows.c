@@ -183,7 +183,7 @@ void fd_run_softmax(const fd_softmax *job, int threads)
 
 static void sum_rows(const fd_row_sums *k, int64_t first, int64_t end, double *sum)
 {
-    enum { FEW = 32 };  /* rows whose sum floats hold well */
+    enum { MAX_ROWS = 32 };  /* a sum of more loses digits of a float */
     const int64_t item = fd_item_size(k->dtype);
     fd_bits bits;
     double part[FD_TILE + 16];  /* or floats */
@@ -192,9 +192,9 @@ static void sum_rows(const fd_row_sums *k, int64_t first, int64_t end, double *s
         const size_t n = k->n - j < FD_TILE ? (size_t)(k->n - j) : FD_TILE;
         for (size_t i = 0; i < n; i++)
             sum[j + (int64_t)i] = 0;
-        for (int64_t row = first; row < end; row += FEW) {
+        for (int64_t row = first; row < end; row += MAX_ROWS) {
             memset(part, 0, sizeof part);
-            for (int64_t r = row; r < row + FEW && r < end; r++) {
+            for (int64_t r = row; r < row + MAX_ROWS && r < end; r++) {
                 const int64_t at = r * k->n + j;
                 fd_kernels_in_use()->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
                                                              bits_at(&bits, at, n, k->p), n, fd_scale(k->p), k->nontemporal);

@@ -49,49 +49,58 @@ typedef struct {
     uint64_t m;
 } place;
 
+/* What is drawn for a run, bits or uniforms, and the numbers that its p gives the op. */
+typedef struct {
+    const uint64_t *bits;
+    const uint32_t *uniforms;
+    double number[FD_NUMBERS];
+} draw;
+
 static void elementwise(const fd_plan *k, const fd_run_of_op *run)
 {
     if (k->job->op == FD_KEEP)
         fd_kernels_in_use()->keep(run->y, run->bits, run->n);
+    else if (k->job->op == FD_UNIFORM)
+        memcpy(run->y, run->uniforms, run->n * sizeof *run->uniforms);
     else
         fd_kernels_in_use()->op[k->job->op][k->job->dtype](run, 0, run->n);
 }
 
 static void apply_packed(const fd_plan *k, const fd_run_of_op *whole)
 {
-    const int last = k->ndim - 1;
-    const int64_t item = k->item, y_step = k->axis[last].y;
+    const fd_axis *last = &k->axis[k->ndim - 1];
     uint64_t packed[FD_INPUTS][PACK], result[PACK];  /* of the widest dtype */
     fd_run_of_op run = *whole;
     for (size_t from = 0; from < whole->n; from += PACK) {
-        char *y = (char *)whole->y + (int64_t)from * y_step;
+        char *y = (char *)whole->y + (int64_t)from * last->y;
         run.n = whole->n - from < PACK ? whole->n - from : PACK;
-        run.bits = whole->bits + from / 64;
-        run.y = y_step == item ? y : (char *)result;
-        for (int a = 0; a < FD_INPUTS; a++) {
-            const int64_t step = k->axis[last].in[a];
-            if (!whole->in[a])
+        run.bits = k->uniforms ? NULL : whole->bits + from / 64;
+        run.uniforms = k->uniforms ? whole->uniforms + from : NULL;
+        run.y = last->y == k->item ? y : (char *)result;
+        for (int i = 0; i < FD_INPUTS; i++) {
+            if (!whole->in[i])
                 continue;
-            run.in[a] = (const char *)whole->in[a] + (int64_t)from * step;
-            if (step != item) {
-                copy_strided((char *)packed[a], item, run.in[a], step, run.n, item);
-                run.in[a] = packed[a];
+            run.in[i] = (const char *)whole->in[i] + (int64_t)from * last->in[i];
+            if (last->in[i] != k->item) {
+                copy_strided((char *)packed[i], k->item, run.in[i], last->in[i], run.n, k->item);
+                run.in[i] = packed[i];
             }
         }
         elementwise(k, &run);
-        if (y_step != item)
-            copy_strided(y, y_step, (char *)result, item, run.n, item);
+        if (last->y != k->item)
+            copy_strided(y, last->y, (char *)result, k->item, run.n, k->item);
     }
 }
 
-static fd_run_of_op run_at(const fd_plan *k, const place *s, const uint64_t *bits, size_t n, double scale)
+static fd_run_of_op run_at(const fd_plan *k, const place *s, const draw *d, size_t n)
 {
-    return (fd_run_of_op){s->y, {s->in[0], s->in[1], s->in[2]}, bits, n, scale, k->nontemporal};
+    return (fd_run_of_op){.y = s->y, .in = {s->in[0], s->in[1], s->in[2]}, .bits = d->bits, .uniforms = d->uniforms, .n = n,
+                          .number = {d->number[0], d->number[1]}, .nontemporal = k->nontemporal};
 }
 
-static void apply_run(const fd_plan *k, const place *s, const uint64_t *bits, size_t n, double scale)
+static void apply_run(const fd_plan *k, const place *s, const draw *d, size_t n)
 {
-    const fd_run_of_op run = run_at(k, s, bits, n, scale);
+    const fd_run_of_op run = run_at(k, s, d, n);
     if (k->packs)
         apply_packed(k, &run);
     else
@@ -99,15 +108,12 @@ static void apply_run(const fd_plan *k, const place *s, const uint64_t *bits, si
 }
 
 /* The same, now or later: bits stay until the window after the next is made. */
-static void apply_later(const fd_plan *k, fd_pending *pending, const place *s, const uint64_t *bits, size_t n, double scale)
+static void apply_later(const fd_plan *k, fd_pending *pending, const place *s, const draw *d, size_t n)
 {
-    if (!k->overlaps) {
-        apply_run(k, s, bits, n, scale);
-        return;
-    }
-    pending->op = fd_kernels_in_use()->op[k->job->op][k->job->dtype];
-    pending->run = run_at(k, s, bits, n, scale);
-    pending->done = 0;
+    if (k->overlaps)
+        *pending = (fd_pending){.op = fd_kernels_in_use()->op[k->job->op][k->job->dtype], .run = run_at(k, s, d, n)};
+    else
+        apply_run(k, s, d, n);
 }
 
 /* -- the run of a plan ------------------------------------------------------------------------------------------------ */
@@ -146,31 +152,41 @@ static void next_row(place *s, const fd_plan *k, int first, int end, int64_t *at
 static void run_row(const fd_plan *k, fd_bits *source, place s, int64_t n)
 {
     const int last = k->ndim - 1;
-    const int64_t m_step = k->axis[last].mask, p_step = k->axis[last].p;
+    const fd_axis *axis = &k->axis[last];
+    const fd_source *mask = &k->job->mask;
     uint64_t bits[WORDS];
-    if (p_step != 0) {  /* a p for each element of the run: only where memory order turned the axes */
+    uint32_t uniforms[FD_TILE];
+    if (axis->p != 0) {  /* a p for each element of the run: only where memory order turned the axes */
         for (int64_t i = 0; i < n; i++) {
-            bits[0] = (uint64_t)fd_bit_at(&k->job->mask, s.m, fd_threshold(*s.p));
-            apply_run(k, &s, bits, 1, fd_scale(*s.p));
+            if (k->uniforms)
+                fd_uniforms(uniforms, mask, s.m, 1);
+            else
+                bits[0] = (uint64_t)fd_bit_at(mask, s.m, fd_threshold(*s.p));
+            apply_run(k, &s, &(draw){bits, uniforms, {fd_scale(*s.p)}}, 1);
             step_place(&s, k, last, 1);
         }
         return;
     }
     const uint64_t threshold = fd_threshold(*s.p);
-    const double scale = fd_scale(*s.p);
-    if (m_step == 1) {
-        const void *x = k->axis[last].in[0] == k->item ? s.in[0] : NULL;
-        const uint64_t *along = bits_along(source, k, s.m, (size_t)n, threshold, x);
-        apply_later(k, &source->pending, &s, along, (size_t)n, scale);
-    } else if (m_step == 0) {
-        int kept = *bits_along(source, k, s.m, 1, threshold, NULL) & 1;
+    draw d = {bits, uniforms, {fd_scale(*s.p)}};
+    if (k->uniforms) {
+        for (int64_t i = 0; i < n && axis->mask != 1; i++)
+            fd_uniforms(&uniforms[i], mask, s.m + (uint64_t)i * (uint64_t)axis->mask, 1);
+        if (axis->mask == 1)
+            fd_uniforms(uniforms, mask, s.m, (size_t)n);
+        apply_run(k, &s, &d, (size_t)n);
+    } else if (axis->mask == 1) {
+        d.bits = bits_along(source, k, s.m, (size_t)n, threshold, axis->in[0] == k->item ? s.in[0] : NULL);
+        apply_later(k, &source->pending, &s, &d, (size_t)n);
+    } else if (axis->mask == 0) {
+        const int kept = *bits_along(source, k, s.m, 1, threshold, NULL) & 1;
         memset(bits, kept ? 255 : 0, ((size_t)n / 64 + 1) * 8);
-        apply_run(k, &s, bits, (size_t)n, scale);
+        apply_run(k, &s, &d, (size_t)n);
     } else {
         memset(bits, 0, ((size_t)n / 64 + 1) * 8);
         for (int64_t i = 0; i < n; i++)
-            bits[i / 64] |= (uint64_t)fd_bit_at(&k->job->mask, s.m + (uint64_t)i * (uint64_t)m_step, threshold) << (i % 64);
-        apply_run(k, &s, bits, (size_t)n, scale);
+            bits[i / 64] |= (uint64_t)fd_bit_at(mask, s.m + (uint64_t)i * (uint64_t)axis->mask, threshold) << (i % 64);
+        apply_run(k, &s, &d, (size_t)n);
     }
 }
 
@@ -191,7 +207,7 @@ static void run_crossed(const fd_plan *k, fd_bits *source, place s, int64_t i0, 
     const int64_t rows = k->run - i0 < FD_ALONG ? k->run - i0 : FD_ALONG;
     const int64_t columns = k->columns - j0 < FD_ACROSS ? k->columns - j0 : FD_ACROSS;
     const uint64_t threshold = fd_threshold(*s.p);
-    const double scale = fd_scale(*s.p);
+    draw d = {.number = {fd_scale(*s.p)}};
     uint64_t square[FD_ACROSS / 64][FD_ALONG / 64][64];
     int64_t at[FD_MAX_NDIM];
     go_to_row(&s, k, k->run_axis, k->ndim, i0, at);
@@ -216,14 +232,16 @@ static void run_crossed(const fd_plan *k, fd_bits *source, place s, int64_t i0, 
             bits[bit / 64] |= some << (bit % 64);
             bits[bit / 64 + 1] |= some >> 1 >> (63 - bit % 64);
         }
-        apply_run(k, &s, bits, (size_t)(columns * rows), scale);
+        d.bits = bits;
+        apply_run(k, &s, &d, (size_t)(columns * rows));
         return;
     }
     for (int64_t j = 0; j < columns; j++) {
         uint64_t bits[FD_ALONG / 64 + 1];
         for (int64_t i = 0; i < rows; i += 64)
             bits[i / 64] = square[j / 64][i / 64][j % 64];
-        apply_run(k, &s, bits, (size_t)rows, scale);
+        d.bits = bits;
+        apply_run(k, &s, &d, (size_t)rows);
         next_row(&s, k, k->column_axis, k->run_axis, at);
     }
 }

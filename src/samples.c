@@ -100,7 +100,7 @@ static void samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *s
         source.pending = (fd_pending){
             .op = kernels->mean[k->dtype],
             .run = {.y = (char *)k->y + t.row * k->y_row + t.from * fd_item_size(k->dtype), .in = {x, weights, &planes}, .bits = bits,
-                    .n = (size_t)t.n, .scale = (counted ? fd_scale(*k->p) : 1) / (double)k->samples, .nontemporal = past_the_cache(k)},
+                    .n = (size_t)t.n, .number = {(counted ? fd_scale(*k->p) : 1) / (double)k->samples}, .nontemporal = past_the_cache(k)},
             .slower = slower,
         };
         made = bits, bits = other, other = made;

@@ -16,7 +16,7 @@ typedef struct fd_sample_kernels {
     /* count += bit, in every element: binary numbers of `planes` digits, lowest plane first. */
     void (*count)(uint64_t *count, size_t planes, const uint64_t *bits);
 
-    /* As an op that may be pending: in[0] is x, in[1] the weights, in[2] the number of planes (a size_t), scale the factor. */
+    /* As an op that may be pending: in[0] is x, in[1] the weights, in[2] the number of planes (a size_t), number[0] the factor. */
     fd_op_kernel mean[FD_DTYPES];
 
     void (*sum[FD_DTYPES])(void *y, const void *x, int64_t x_step, const uint64_t *bits, size_t planes, const void *weights,

@@ -119,38 +119,34 @@ static inline void vf_store_bf16(uint16_t *p, vf a)
 static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
 
 /* -- for rows.inc -- */
-#define VEC_SCALAR(V, S, U, round_, magic, bias, mantissa)                                                              \
-    static inline V V##_fma(V a, V b, V c) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] * b.v[i] + c.v[i]; return a; } \
-    static inline V V##_fms(V a, V b, V c) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] * b.v[i] - c.v[i]; return a; } \
-    static inline V V##_sub(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] -= b.v[i]; return a; }                       \
-    static inline V V##_div(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] /= b.v[i]; return a; }                       \
-    static inline V V##_max(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; } \
-    static inline V V##_min(V a, V b) { for (int i = 0; i < 4; i++) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; } \
-    static inline V V##_round(V a) { for (int i = 0; i < 4; i++) a.v[i] = round_(a.v[i]); return a; }                   \
-    static inline V V##_scale2(V a, V n)  /* 2**n: n as an integer in the low bits of n + magic, moved to the exponent */ \
-    {                                                                                                                  \
-        for (int i = 0; i < 4; i++) {                                                                                  \
-            S sum = n.v[i] + (S)magic, power;                                                                          \
-            U bits;                                                                                                    \
-            memcpy(&bits, &sum, sizeof bits);                                                                          \
-            bits = (bits + bias) << mantissa;                                                                          \
-            memcpy(&power, &bits, sizeof bits);                                                                        \
-            a.v[i] = n.v[i] < 1 - bias ? 0 : a.v[i] * power;                                                           \
-        }                                                                                                              \
-        return a;                                                                                                      \
-    }                                                                                                                  \
-    static inline V V##_lift(V a, V t)                                                                                 \
-    {                                                                                                                  \
-        for (int i = 0; i < 4; i++) {                                                                                  \
-            U bits, more;                                                                                              \
-            memcpy(&bits, &a.v[i], sizeof bits);                                                                       \
-            memcpy(&more, &t.v[i], sizeof more);                                                                       \
-            bits += more << mantissa;                                                                                  \
-            memcpy(&a.v[i], &bits, sizeof bits);                                                                       \
-        }                                                                                                              \
-        return a;                                                                                                      \
-    }                                                                                                                  \
-    static inline V V##_choose(V c, V a, V b) { for (int i = 0; i < 4; i++) a.v[i] = c.v[i] < 0 ? a.v[i] : b.v[i]; return a; }
+#define VEC vf
+#define S float
+#define BITS uint32_t
+#define ROUND rintf
+#define MAGIC 0x1.8p23f
+#define BIAS 127
+#define MANTISSA 23
+#include "vec_scalar_of.h"
+#undef VEC
+#undef S
+#undef BITS
+#undef ROUND
+#undef MAGIC
+#undef BIAS
+#undef MANTISSA
 
-VEC_SCALAR(vf, float, uint32_t, rintf, 0x1.8p23, 127, 23)
-VEC_SCALAR(vd, double, uint64_t, rint, 0x1.8p52, 1023, 52)
+#define VEC vd
+#define S double
+#define BITS uint64_t
+#define ROUND rint
+#define MAGIC 0x1.8p52
+#define BIAS 1023
+#define MANTISSA 52
+#include "vec_scalar_of.h"
+#undef VEC
+#undef S
+#undef BITS
+#undef ROUND
+#undef MAGIC
+#undef BIAS
+#undef MANTISSA

@@ -303,7 +303,7 @@ int main(int argc, char **argv)
             check_blocks();
             if (i % 8 == 0)
                 check_runs();
-            check_array((enum fd_op)(i / FD_DTYPES % (FD_OPS + 1)), dtype);
+            check_array((enum fd_op)(i / FD_DTYPES % (FD_UNIFORM + 1)), dtype);
             check_losses((enum fd_loss)(i / FD_DTYPES % FD_LOSSES), dtype);
             check_softmax(dtype);
             check_row_sums(dtype);

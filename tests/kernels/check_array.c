@@ -9,7 +9,7 @@ typedef struct {
 
 static int inputs_of(enum fd_op op)
 {
-    return op == FD_KEEP ? 0 : fd_op_inputs(op);
+    return op < FD_OPS ? fd_op_inputs(op) : 0;
 }
 
 /* Memory for an array of any order of axes, with gaps and negative steps (and steps of 0 where it is only read). */
@@ -57,7 +57,7 @@ typedef struct {
 
 static array_case draw_case(enum fd_op op, enum fd_dtype dtype)
 {
-    array_case c = {.size = 1, .item = op == FD_KEEP ? 1 : ITEM[dtype]};
+    array_case c = {.size = 1, .item = op == FD_KEEP ? 1 : op == FD_UNIFORM ? 4 : ITEM[dtype]};
     fd_elementwise *k = &c.job;
     k->op = op;
     k->dtype = dtype;
@@ -76,6 +76,8 @@ static array_case draw_case(enum fd_op op, enum fd_dtype dtype)
             step *= (uint64_t)(k->axis[a].n + (one_in(4) ? below(5) : 0));
     }
     k->mask = draw_mask(extent);
+    if (op == FD_UNIFORM)  /* bits that are stored have none behind them */
+        free((void *)k->mask.stored), k->mask.stored = NULL;
     /* p: one, or one for each index of some leading axes */
     int axes = one_in(4) ? (int)below(k->ndim + 1) : 0;
     int64_t count = 1;
@@ -106,7 +108,7 @@ static array_case draw_case(enum fd_op op, enum fd_dtype dtype)
         fill(c.in[i], dtype, op == FD_APPLY);
         k->in[i] = c.in[i].data;
     }
-    fill(c.y, dtype, op == FD_APPLY || op == FD_KEEP);
+    fill(c.y, dtype, op == FD_APPLY || op >= FD_OPS);
     return c;
 }
 
@@ -152,7 +154,7 @@ static double expected_of(enum fd_op op, enum fd_dtype dtype, const double *in, 
         dropped = !is_kept ? 0 : *error > 0 ? (value) * scale : rounded(dtype, value) * rounded(dtype, scale); \
         return residual ? rounded(dtype, dropped) + b : dropped;
 #include "ops.def"
-    default: (void)c; return dropped; /* FD_KEEP */
+    default: (void)c; return dropped; /* FD_KEEP, FD_UNIFORM */
     }
 }
 
@@ -177,8 +179,11 @@ static char *expected(const array_case *c, const char *got)
         for (int j = 0; j < inputs_of(k->op); j++)
             in[j] = get(k->dtype, (const char *)k->in[j] + from[j]);
         double error, want = expected_of(k->op, k->dtype, in, kept(&k->mask, index, c->p[p]), fd_scale(c->p[p]), &error);
+        const uint32_t uniform = fd_uniform32(k->mask.seed, k->mask.stream, k->mask.offset + index);
         if (k->op == FD_KEEP)
             y[to] = (char)want;
+        else if (k->op == FD_UNIFORM)
+            memcpy(y + to, &uniform, sizeof uniform);
         else if (error > 0 && want != 0 && close_to(k->dtype, get(k->dtype, got + to), want, error))
             memcpy(y + to, got + to, (size_t)c->item);
         else
@@ -193,7 +198,8 @@ void check_array(enum fd_op op, enum fd_dtype dtype)
 {
     array_case c = draw_case(op, dtype);
     char *got = result_of(&c), *want = expected(&c, got);
-    CHECK(!memcmp(got, want, c.y.bytes), "operation %s, dtype %d, %d axes, %" PRId64 " elements", op == FD_KEEP ? "keep" : fd_op_name(op), (int)dtype, c.job.ndim, c.size);
+    CHECK(!memcmp(got, want, c.y.bytes), "operation %s, dtype %d, %d axes, %" PRId64 " elements", op < FD_OPS ? fd_op_name(op) : op == FD_KEEP ? "keep" : "uniform",
+          (int)dtype, c.job.ndim, c.size);
     free(want);
     free(got);
     free_case(&c);
