@@ -13,7 +13,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 cimport numpy as cnp
 import numpy as np
 
-from .rng import QUIET, as_rng
+from .rng import QUIET, draw
 
 cnp.import_array()
 
@@ -26,7 +26,7 @@ OPERATIONS = {fd_op_name(<fd_op>op).decode(): op for op in range(<int>FD_OPS)}
 LOSSES = {fd_loss_table[op].name.decode(): op for op in range(<int>FD_LOSSES)}
 LOSS_FACTS = [fd_loss_table[op] for op in range(<int>FD_LOSSES)]  # as dicts, for a test that they are Python's
 
-cdef int threads = 1  # set by config.set_num_threads
+cdef int threads = 1  # set by num_threads.set_num_threads
 
 
 def set_threads(int n):
@@ -147,8 +147,10 @@ def new_array(tuple shape, dtype):
 
 
 def new_like(cnp.ndarray x):
-    """An uninitialised array in x's layout and dtype; from the pool where it is large and x's elements are close-packed."""
-    return empty_like(x)
+    """An uninitialised array in x's layout and native byte order; from the pool where it is large and close-packed."""
+    if cnp.PyArray_ISNOTSWAPPED(x):
+        return empty_like(x)
+    return with_room(np.empty_like, x, (<object>x).dtype.newbyteorder("="))
 
 
 def set_buffer_limit(size_t bytes):
@@ -368,10 +370,10 @@ cdef bint is_plain(cnp.ndarray y, cnp.ndarray x, int number):
     )
 
 
-def dropout(x, p, rng, out):
+def fast_path(x, p, rng, out):
     """`fastdrop.dropout` where nothing is out of the ordinary: (y, mask), or None and nothing done where anything is.
 
-    Only speed is gained here; what is refused takes the long way, errors included. Trusts nothing.
+    Only speed is gained here; what is refused takes the ordinary way, errors included. Trusts nothing.
     """
     cdef cnp.ndarray source, target
     cdef fd_elementwise job
@@ -394,7 +396,7 @@ def dropout(x, p, rng, out):
         return None
     if not is_plain(target, source, number):
         return None
-    seed, stream = as_rng(rng).take()  # last, so that a call that raises takes no mask
+    seed, stream = draw(rng)  # last, so that a call that raises takes no mask
     job.mask.seed = seed
     job.mask.stream = stream
     check(is_plain(target, source, number))  # another thread may have changed the arrays meanwhile

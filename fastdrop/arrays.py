@@ -52,7 +52,7 @@ def _meet(array):
     return bool((np.diff(places) < array.itemsize).any())
 
 
-def overlaps(out, x, name, out_name="out", same=True):
+def check_overlap(out, x, name, out_name="out", same=True):
     """Raise ValueError if ``out`` shares memory with ``x`` in any way but (where that is allowed, by ``same``) being
     the same elements in the same places."""
     if not np.may_share_memory(out, x):

@@ -7,12 +7,12 @@ pass needs is the scores and one number a row, from which the probabilities are 
 
 import numpy as np
 
-from . import backends
 from .arguments import check_axis
 from .arrays import as_array, as_native, axis_last, output_like, sum_dtype
+from .backends import in_use
 from .dispatch import operation
 from .dtypes import FLOATS
-from .functional import check_mask, mask_for
+from .functional import check_mask, draw_mask, requested_mask
 from .masks import Mask
 from .memory import new_like, with_room
 
@@ -77,11 +77,11 @@ def softmax_dropout(scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, ma
     """
     as_array(scores, "scores")
     axis = check_axis(axis, scores.shape, "scores")
-    shape, p, take, _ = mask_for(scores.shape, p, rng, mask, training)
+    shape, p, mask = requested_mask(scores.shape, p, mask, training)
     _check_mask(shape, p, scores, axis)
     bias, allow = _attention(attention_mask, scores, axis)
     y = output_like(scores, out)
-    mask = take()
+    mask = draw_mask(rng, shape, p) if mask is None else mask
     log_sum = np.empty(scores.shape[:axis] + scores.shape[axis + 1 :])
     _run(y, log_sum, None, scores, bias, allow, mask, axis)
     return y, mask, log_sum
@@ -191,6 +191,6 @@ def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
     if not last or mask._strides is not None:
         mask = Mask.from_keep(axis_last(mask.keep(), axis), mask.p if type(mask.p) is float else 0.0)
     p = np.ascontiguousarray(p, np.float64).ravel()
-    backends.current().softmax_dropout(y, log_sum, gradient, x, bias, allow, mask, p)
+    in_use.backend.softmax_dropout(y, log_sum, gradient, x, bias, allow, mask, p)
     if y is not out:
         axis_last(out, axis)[...] = y

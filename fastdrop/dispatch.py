@@ -18,17 +18,22 @@ from importlib.util import find_spec
 import numpy as np
 
 from .arguments import check_keywords
-from .arrays import check_places, overlaps
+from .arrays import check_overlap, check_places
+from .backends import in_use
 from .borders.host import deliver, on_device, view, written
 from .rng import QUIET, Rehearsal, Rng, as_rng
 
+FUNCTIONS = {}  # name, "Mask.apply" for a method -> Declaration
 
-def operation(*names, out=(), into=None, copied=(), optional=()):
+NOT_GIVEN = object()
+
+
+def operation(*arrays, out=(), into=None, copied=(), optional=(), fast_path=False):
     """Declare a public function's arrays.
 
     Parameters
     ----------
-    *names : str
+    *arrays : str
         The arguments that are arrays. The first owns the results: they come in its kind.
     out : tuple
         Names of the arrays that the argument ``out`` may be. It must not overlap them in another way, nor any other
@@ -39,52 +44,65 @@ def operation(*names, out=(), into=None, copied=(), optional=()):
         Arrays that the function copies before it writes where they hold integers or bools: ``out`` may overlap them.
     optional : tuple of str
         Arrays that may be None; by default those whose default is None.
+    fast_path : bool
+        Try ``fast_path(x, p, rng, out)`` of the backend first, where all other arguments are left alone.
     """
 
     def decorate(body):
-        return _Operation(body, names, out, into, copied, optional).wrapper()
+        declaration = Declaration(body, arrays, out, into, copied, optional)
+        FUNCTIONS[body.__qualname__] = declaration
+        return declaration.wrapper(fast_path)
 
     return decorate
 
 
-class _Operation:
+class Declaration:
     """What `operation` was told about one function, and the two ways to it: the short one and the one that looks."""
 
-    def __init__(self, body, names, out, into, copied, optional):
-        self.body, self.names, self.into, self.copied = body, names, into, copied
+    def __init__(self, body, arrays, out, into, copied, optional):
+        self.body, self.name, self.arrays, self.into, self.copied = body, body.__name__, arrays, into, copied
         self.several = bool(out) and not isinstance(out[0], str)
         self.out = out if self.several else (out,)
         self.signature = inspect.signature(body)
-        self.optional = optional or {name for name in names if self.signature.parameters[name].default is None}
+        self.optional = optional or {name for name in arrays if self.signature.parameters[name].default is None}
 
-    def wrapper(self):
-        body, look, several, parameters = self.body, self.look, self.several, self.signature.parameters
-        order = list(parameters)
-        places = [(order.index(name), name, name in self.optional) for name in self.names]
-        out_place = order.index("out") if "out" in parameters else len(order)
-        by_keyword = frozenset(order)
-        must_look = self.into is not None
+    def wrapper(self, fast_path=False):
+        """The public function: the body's signature, generated, so that a plain call costs no more than its own checks.
 
-        @wraps(body)
-        def call(*args, **kwargs):
-            n = len(args)
-            for place, name, optional in places:
-                array = args[place] if place < n else kwargs.get(name)
-                if type(array) is not np.ndarray and (array is not None or not optional):
-                    return look(args, kwargs)
-            get = kwargs.get
-            if must_look or (
-                kwargs
-                and (type(get("rng")) not in QUIET or get("dtype") is not None or not by_keyword.issuperset(kwargs))
-            ):
-                return look(args, kwargs)
-            out = args[out_place] if n > out_place else get("out")
-            if out is not None:
-                if several or type(out) is not np.ndarray:
-                    return look(args, kwargs)
-                self.check_out((out,), [args[i] if i < n else get(name) for i, name, _ in places])
-            return body(*args, **kwargs)
-
+        Unknown arguments are caught for an error that says more than Python's. Defaults are literals.
+        """
+        parameters = {name: p for name, p in self.signature.parameters.items() if name != "self"}
+        positional = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
+        own = ["self"] * ("self" in self.signature.parameters)
+        literal = {name: "NOT_GIVEN" if p.default is p.empty else repr(p.default) for name, p in parameters.items()}
+        heads = [f"{name}={literal[name]}" for name in parameters]
+        heads[len(positional) :] = ["*", *heads[len(positional) :]] if len(positional) < len(heads) else []
+        arguments = ", ".join([*own, *positional, *(f"{name}={name}" for name in parameters if name not in positional)])
+        given = ", ".join(f"{name!r}: {name}" for name in (*own, *parameters))
+        code = [f"def {self.name}({', '.join((*own, *heads))}, **unknown):"]
+        if fast_path:
+            left_alone = [f"{name} is {literal[name]}" for name in parameters if name not in ("x", "p", "rng", "out")]
+            code += [f"    if {' and '.join(left_alone)} and not unknown:"]
+            code += ["        done = in_use.backend.fast_path(x, p, rng, out)"]
+            code += ["        if done is not None:", "            return done"]
+        if self.into is None:
+            none = {name: f"{name} is None or " for name in self.optional}
+            plain = [f"({none.get(name, '')}type({name}) is ndarray)" for name in self.arrays]
+            quiet = ["type(rng) in QUIET"] * ("rng" in parameters) + ["dtype is None"] * ("dtype" in parameters)
+            code += [f"    if {' and '.join(plain + quiet)} and not unknown:"]
+            code += ["        if out is None:"] * ("out" in parameters) + [f"            return body({arguments})"]
+            if "out" in parameters and not self.several:
+                code += [
+                    "        if type(out) is ndarray:",
+                    f"            check_out((out,), ({', '.join(self.arrays)},))",
+                ]
+                code += [f"            return body({arguments})"]
+        code += [f"    return look({{{given}}}, unknown)"]
+        scope = {"ndarray": np.ndarray, "QUIET": QUIET, "in_use": in_use, "NOT_GIVEN": NOT_GIVEN}
+        scope |= {"body": self.body, "check_out": self.check_out, "look": self.look}
+        exec("\n".join(code), scope)  # names and defaults of this package alone
+        call = wraps(self.body)(scope[self.name])
+        call.__signature__ = self.signature
         return call
 
     def check_out(self, outs, arrays):
@@ -93,28 +111,30 @@ class _Operation:
             own = f"out[{i}]" if self.several else "out"
             if not out.flags.writeable:
                 raise ValueError(f"{own} must be writable, got a read-only array")
-            check_places(out, own)
-            for name, array in zip(self.names, arrays):
-                if array is not None and not (name in self.copied and array.dtype.kind in "iub"):
-                    overlaps(out, array, name, own, same=name in may_be)
+            if not out.flags.c_contiguous:
+                check_places(out, own)
+            for name, array in zip(self.arrays, arrays):
+                if array is not None and array is not out and not (name in self.copied and array.dtype.kind in "iub"):
+                    check_overlap(out, array, name, own, same=name in may_be)
+                elif array is out and name not in may_be:
+                    check_overlap(out, array, name, own, same=False)
             for j in range(i):
-                overlaps(out, outs[j], f"out[{j}]", own, same=False)
+                check_overlap(out, outs[j], f"out[{j}]", own, same=False)
 
-    def look(self, args, kwargs):
+    def look(self, given, unknown):
         """The call on anybody's arrays."""
-        check_keywords(self.body.__name__, kwargs, self.signature.parameters)
-        rng = kwargs.get("rng")
+        check_keywords(self.name, unknown, self.signature.parameters)
+        for name, value in given.items():
+            if value is NOT_GIVEN:
+                raise TypeError(f"{self.name}(): missing a required argument: {name!r}")
+        rng = given.get("rng")
         if type(rng) not in QUIET:  # its code may change the arrays: it runs before they are looked at
             try:
-                return self.look(args, {**kwargs, "rng": Rehearsal()})  # a call that raises takes no mask
+                return self.look({**given, "rng": Rehearsal()}, {})  # a call that raises takes no mask
             except Rehearsal.Reached:
-                kwargs = {**kwargs, "rng": Rng(*as_rng(rng).take())}
-        try:
-            given = self.signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise TypeError(f"{self.body.__name__}(): {error}") from None
-        objects = [given.get(name) for name in self.names]
-        for name, x in zip(self.names, objects):
+                given = {**given, "rng": Rng(*as_rng(rng).take())}
+        objects = [given[name] for name in self.arrays]
+        for name, x in zip(self.arrays, objects):
             if x is None and name not in self.optional:
                 raise TypeError(f"{name} must be an array, got None")
         outs = given.get("out")
@@ -122,7 +142,7 @@ class _Operation:
             kind = type(outs).__name__
             raise TypeError(f"out must be a pair of arrays, one for each gradient, got {kind}")
         outs = () if outs is None else outs if self.several else (outs,)
-        named = [(name, x) for name, x in zip(self.names, objects) if x is not None]
+        named = [(name, x) for name, x in zip(self.arrays, objects) if x is not None]
         named += [(f"out[{i}]" if self.several else "out", x) for i, x in enumerate(outs)]
         devices = [type(x) is not np.ndarray and on_device(x) for _, x in named]
         function = self.on_device() if devices[0] else None  # the first says where the work is done
@@ -141,9 +161,9 @@ class _Operation:
         """The function of `fastdrop.cuda` with this one's name."""
         if find_spec("numba_cuda") is None:
             raise ImportError("arrays in CUDA memory need the package numba-cuda: pip install numba-cuda")
-        function = getattr(importlib.import_module("fastdrop.cuda"), self.body.__name__, None)
+        function = getattr(importlib.import_module("fastdrop.cuda"), self.name, None)
         if function is None:
-            raise TypeError(f"{self.body.__name__} is not there for arrays in CUDA memory")
+            raise TypeError(f"{self.name} is not there for arrays in CUDA memory")
         return function
 
     def on_host(self, given, objects, outs, named):
@@ -152,21 +172,22 @@ class _Operation:
         try:
             views = [
                 None if x is None else view(x, name, dtype, writable=name == self.into)
-                for name, x in zip(self.names, objects)
+                for name, x in zip(self.arrays, objects)
             ]
             targets = [view(x, name, dtype, writable=True) for name, x in named[len(named) - len(outs) :]]
             if self.into is None:
                 self.check_out(targets, views)
             else:
-                check_places(views[self.names.index(self.into)], self.into)
-            arguments = {**given, **{name: v for name, v in zip(self.names, views) if v is not None}, "dtype": None}
+                check_places(views[self.arrays.index(self.into)], self.into)
+            arguments = {**given, **dict(zip(self.arrays, views))}
             if targets:
                 arguments["out"] = tuple(targets) if self.several else targets[0]
-            if "dtype" not in self.signature.parameters:
-                del arguments["dtype"]
+            if dtype is not None:
+                arguments["dtype"] = None
+            own = [arguments.pop("self")] if "self" in arguments else []
             owners = [(v, x) for v, x in zip((*targets, *views), (*outs, *objects)) if v is not None]
-            result = _delivered(self.body(**arguments), owners, objects[0])
-            for x in (*outs, *(x for name, x in zip(self.names, objects) if name == self.into)):
+            result = _delivered(self.body(*own, **arguments), owners, objects[0])
+            for x in (*outs, *(x for name, x in zip(self.arrays, objects) if name == self.into)):
                 written(x)
             return result
         except Exception as error:  # noqa: BLE001 (goes on as it is, without the frames that hold the memory)

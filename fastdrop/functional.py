@@ -1,13 +1,10 @@
 """``dropout`` and ``dropout_backward``: masks on arrays, in one call; and which mask a call is asked to use."""
 
-import inspect
-
-from . import backends
-from .arguments import check_mask_shape, check_p, check_training, explained, fit_p, joint_shape
+from .arguments import check_mask_shape, check_p, check_training, fit_p, joint_shape
 from .arrays import broadcast_to_mask, output_like
 from .dispatch import operation
-from .masks import Mask, apply_into
-from .rng import as_rng
+from .masks import Mask, apply_into, gradient
+from .rng import draw
 
 
 def check_mask(mask):
@@ -16,7 +13,7 @@ def check_mask(mask):
         raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
 
 
-def mask_for(shape, p, rng, mask, training, mask_shape=None):
+def requested_mask(shape, p, mask, training, mask_shape=None):
     """Which mask a call on an array of ``shape`` is asked to use.
 
     Returns
@@ -25,30 +22,32 @@ def mask_for(shape, p, rng, mask, training, mask_shape=None):
         The mask's.
     p : float or ndarray
         The mask's.
-    take : callable
-        Gives the mask. To be called last, when nothing can fail any more: a call that raises takes none of ``rng``.
-    keeps_all : bool
+    mask : Mask or None
+        None: it is still to be drawn by `draw_mask`, last, when nothing can fail any more: a call that raises takes
+        none of its generator.
     """
-    check_training(training)
+    if training is not True:
+        check_training(training)
     if mask is not None:
         check_mask(mask)
-        shape = mask._shape
-        keeps_all = type(mask._p) is float and mask._p == 0.0 and mask._stored is None
+        shape, p = mask._shape, mask._p
     else:
         if mask_shape is not None:
             given, shape = shape, check_mask_shape(mask_shape, shape)
             joint_shape(shape, given, 1, "mask_shape", "x's shape")
-        p = fit_p(check_p(p), shape)
-        keeps_all = type(p) is float and p == 0.0
-    if not training:
-        return shape, 0.0, lambda: Mask._make(0, 0, shape, 0.0), True
-    if mask is not None:
-        return shape, mask._p, lambda: mask, keeps_all
-    return shape, p, lambda: Mask._make(*as_rng(rng).take(), shape, p), keeps_all
+        if type(p) is not float or not 0.0 <= p <= 1.0:
+            p = fit_p(check_p(p), shape)
+    return (shape, p, mask) if training else (shape, 0.0, Mask._make(0, 0, shape, 0.0))
 
 
+def draw_mask(rng, shape, p):
+    """Take a mask of ``rng``; shape and p have been checked."""
+    return Mask._make(*draw(rng), shape, p)
+
+
+@operation("x", out=("x",), fast_path=True)
 def dropout(
-    x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None, **unknown
+    x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None
 ):  # fmt: skip
     """Drop each element of ``x`` with probability ``p`` and scale the others by ``1/(1-p)``.
 
@@ -104,32 +103,18 @@ def dropout(
     array([[0., 0., 6., 6.],
            [0., 0., 0., 0.]], dtype=float32)
     """
-    if mask is None and mask_shape is None and training is True and dtype is None and not unknown:
-        done = backends.short_way(x, p, rng, out)
-        if done is not None:
-            return done
-    return _dropout(
-        x, p, rng=rng, mask=mask, training=training, mask_shape=mask_shape, out=out, dtype=dtype, **unknown
-    )  # fmt: skip
-
-
-def _body(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
-    shape, _, take, keeps_all = mask_for(x.shape, p, rng, mask, training, mask_shape)
+    shape, p, mask = requested_mask(x.shape, p, mask, training, mask_shape)
     wide = broadcast_to_mask(x, shape, "x")
+    keeps_all = type(p) is float and p == 0.0 and (mask is None or mask._stored is None)
     as_it_is = keeps_all and out is None and wide is x
     y = x if as_it_is else output_like(wide, out)
-    mask = take()
+    mask = draw_mask(rng, shape, p) if mask is None else mask
     if y.size and not as_it_is:
         apply_into(y, wide, mask)
     return y, mask
 
 
-_body.__name__ = "dropout"
-_dropout = operation("x", out=("x",))(_body)
-dropout.__signature__ = _dropout.__signature__ = inspect.signature(_body)
-
-
-@explained
+@operation("dy", out=("dy",))
 def dropout_backward(dy, mask, *, out=None, dtype=None):
     """Gradient of `dropout` with respect to ``x``.
 
@@ -163,4 +148,4 @@ def dropout_backward(dy, mask, *, out=None, dtype=None):
     array([0., 0., 2., 2.])
     """
     check_mask(mask)
-    return mask.backward(dy, out=out, dtype=dtype)
+    return gradient(mask, dy, None, out)

@@ -7,11 +7,12 @@ worked on in float32 and rounded once.
 
 import numpy as np
 
-from . import backends
 from .arguments import check_shape
 from .arrays import as_array, as_native, output_like, sum_dtype
+from .backends import in_use
 from .dispatch import operation
-from .functional import check_mask, mask_for
+from .functional import check_mask, draw_mask, requested_mask
+from .masks import gradient
 from .memory import new_array, with_room
 
 __all__ = [
@@ -112,7 +113,7 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     """
     check_mask(mask)
     if bias_shape is None:
-        return mask.backward(dy, out=out), None
+        return gradient(mask, dy, None, out), None
     bias_shape = check_shape(bias_shape, "bias_shape")
     as_array(dy, "dy")
     _fits("bias_shape", bias_shape, "dy", dy.shape)
@@ -121,7 +122,7 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     dbias = with_room(np.zeros, (1,) * (dy.ndim - len(bias_shape)) + bias_shape, sum_dtype(dy.dtype))
     if dy.size:
         whole = dx if dx.flags.aligned and dx.dtype.isnative else new_array(dx.shape, dx.dtype.newbyteorder("="))
-        backends.current().apply_sum(dbias, as_native(dy), mask, whole)
+        in_use.backend.apply_sum(dbias, as_native(dy), mask, whole)
         if whole is not dx:
             dx[...] = whole
     return dx, dbias.reshape(bias_shape).astype(dy.dtype)
@@ -342,19 +343,22 @@ def silu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
 
 def _forward(op, inputs, p, rng, mask, training, mask_shape, out):
     (name, x), *others = inputs.items()
-    as_array(x, name)
+    arrays = [as_array(x, name)]
     for other, a in others:
-        if a.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
+        if a.dtype != x.dtype and a.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
             raise TypeError(f"{other} must have {name}'s dtype {x.dtype}, got {a.dtype}")
-        _fits(other, a.shape, name, x.shape)
-    shape, _, take, _ = mask_for(x.shape, p, rng, mask, training, mask_shape)
-    _fits("mask" if mask_shape is None else "mask_shape", shape, name, x.shape)
+        if a.shape != x.shape:
+            _fits(other, a.shape, name, x.shape)
+            a = np.broadcast_to(a, x.shape)
+        arrays.append(a)
+    shape, p, mask = requested_mask(x.shape, p, mask, training, mask_shape)
+    if shape != x.shape:
+        _fits("mask" if mask_shape is None else "mask_shape", shape, name, x.shape)
     y = output_like(x, out)
-    mask = take()
+    mask = draw_mask(rng, shape, p) if mask is None else mask
     if y.size:
-        whole = y if y.flags.aligned and y.dtype.isnative else new_array(y.shape, y.dtype.newbyteorder("="))
-        arrays = (a if a.shape == x.shape else np.broadcast_to(a, x.shape) for a in inputs.values())
-        backends.current().elementwise(op, whole, tuple(as_native(a) for a in arrays), mask)
+        whole = y if y.flags.behaved and y.dtype.isnative else new_array(y.shape, y.dtype.newbyteorder("="))
+        in_use.backend.elementwise(op, whole, tuple(map(as_native, arrays)), mask)
         if whole is not y:
             y[...] = whole
     return y, mask

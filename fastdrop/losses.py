@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import backends
 from .arguments import check_axis, check_number, check_shape
 from .arrays import as_array, as_native, axis_last, check_out, output_like, sum_dtype
+from .backends import in_use
 from .dispatch import operation
-from .functional import mask_for
+from .functional import draw_mask, requested_mask
 from .masks import apply_into
 from .memory import new_array, new_like
 
@@ -87,9 +87,9 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
     >>> db
     array([[-0.25,  0.25]])
     """
-    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
+    call = LossArguments((a, b), out, temperature, pad_mask, reduction, axis)
     call.run("kl")
-    return call.reduce(call.loss), *call.gradients()
+    return call.reduce(call.loss), *call.out
 
 
 @operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
@@ -120,9 +120,9 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis
     >>> round(loss, 6)
     0.137327
     """
-    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
+    call = LossArguments((a, b), out, temperature, pad_mask, reduction, axis)
     call.run("symmetric_kl")
-    return call.reduce(call.loss), *call.gradients()
+    return call.reduce(call.loss), *call.out
 
 
 @operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
@@ -152,9 +152,9 @@ def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
     >>> round(loss, 6)
     0.693147
     """
-    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
+    call = LossArguments((a, b), out, temperature, pad_mask, reduction, axis)
     call.run("js")
-    return call.reduce(call.loss), *call.gradients()
+    return call.reduce(call.loss), *call.out
 
 
 @operation("a", "labels", "pad_mask", out=("a",), copied=("labels", "pad_mask"))
@@ -203,10 +203,10 @@ def cross_entropy(
     >>> da[0]
     array([-0.375,  0.125,  0.125,  0.125])
     """
-    call = _Call((a,), None if out is None else (out,), temperature, pad_mask, reduction, axis)
+    call = LossArguments((a,), None if out is None else (out,), temperature, pad_mask, reduction, axis)
     call.take_labels(labels, label_smoothing, ignore_index)
     call.run("cross_entropy")
-    return call.reduce(call.loss), *call.gradients()
+    return call.reduce(call.loss), *call.out
 
 
 class RDrop(NamedTuple):
@@ -278,11 +278,11 @@ def r_drop(
     alpha = check_number(alpha, "alpha")
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
-    call = _Call((a, b), out, temperature, pad_mask, reduction, axis)
+    call = LossArguments((a, b), out, temperature, pad_mask, reduction, axis)
     call.take_labels(labels, label_smoothing, ignore_index)
     call.run("r_drop", alpha)
     total = call.loss + alpha * call.kl if alpha else call.loss  # 0 * inf is no loss
-    return RDrop(call.reduce(total), call.reduce(call.loss), call.reduce(call.kl), *call.gradients())
+    return RDrop(call.reduce(total), call.reduce(call.loss), call.reduce(call.kl), *call.out)
 
 
 @operation("x", out=())
@@ -319,46 +319,48 @@ def r_drop_pair(x, p, *, rng=None, out=None):
            [[0., 0., 0., 0.]]])
     """
     x = np.broadcast_to(as_array(x, "x"), check_shape((2, *x.shape)))
-    _, _, take, _ = mask_for(x.shape, p, rng, None, True)
+    shape, p, _ = requested_mask(x.shape, p, None, True)
     y = new_array(x.shape, x.dtype.newbyteorder("=")) if out is None else output_like(x, out)
-    mask = take()
+    mask = draw_mask(rng, shape, p)
     if y.size:
         apply_into(y, x, mask)
     return y, mask
 
 
-class _Call:
+class LossArguments:
     """The arguments of one loss, checked, as the two-dimensional arrays that a backend takes."""
 
     def __init__(self, logits, out, temperature, pad_mask, reduction, axis):
-        for x, name in zip(logits, "ab"):
-            as_array(x, name)
         first = logits[0]
+        as_array(first, "a")
         for x in logits[1:]:
+            if x.dtype != first.dtype:
+                as_array(x, "b")
             if x.shape != first.shape:
                 raise ValueError(f"b must have a's shape {first.shape}, got {x.shape}")
-            if x.dtype.newbyteorder("=") != first.dtype.newbyteorder("="):
+            if x.dtype != first.dtype and x.dtype.newbyteorder("=") != first.dtype.newbyteorder("="):
                 raise TypeError(f"b must have a's dtype {first.dtype}, got {x.dtype}")
         self.axis = check_axis(axis, first.shape, "a")
+        self.last = self.axis == first.ndim - 1
         if first.shape[self.axis] == 0:
             raise ValueError(f"a must have at least one class on axis {self.axis}, got shape {first.shape}")
-        self.logits = [axis_last(x, self.axis) for x in logits]
+        self.logits = logits if self.last else [np.moveaxis(x, self.axis, -1) for x in logits]
         *lead, self.n = self.logits[0].shape
         self.lead, self.rows = tuple(lead), math.prod(lead)
-        self.temperature = check_number(temperature, "temperature")
+        self.temperature = temperature if type(temperature) is float else check_number(temperature, "temperature")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
         self.reduction = reduction
         self.skip = None if pad_mask is None else self._rows_of(pad_mask)
-        self.label = self.target = self.kl = None
+        self.label = self.label_probabilities = self.kl = None
         self.smoothing = 0.0
         names = ["out"] if len(logits) == 1 else ["out[0]", "out[1]"]
         if out is None:
-            self.out = [new_like(x) for x in logits]
+            self.out = tuple(map(new_like, logits))
         else:
-            self.out = [check_out(o, name, x.shape, x.dtype) for o, x, name in zip(out, logits, names)]
+            self.out = tuple(check_out(o, name, x.shape, x.dtype) for o, x, name in zip(out, logits, names))
 
     def _rows_of(self, pad_mask):
         if pad_mask.dtype != np.bool_:
@@ -384,9 +386,9 @@ class _Call:
             shape = *self.lead, self.n
             if labels.shape != shape:
                 raise ValueError(f"labels of probabilities must have a's shape {shape}, got {labels.shape}")
-            self.target = np.ascontiguousarray(as_native(labels), dtype).reshape(self.rows, self.n)
+            self.label_probabilities = np.ascontiguousarray(as_native(labels), dtype).reshape(self.rows, self.n)
             if labels.size and not labels.min() >= 0:
-                self._refuse(~(self.target >= 0).all(axis=1), labels.min(), "probabilities of at least 0")
+                self._refuse(~(self.label_probabilities >= 0).all(axis=1), labels.min(), "probabilities of at least 0")
             return
         if labels.dtype.kind not in "iu":
             raise TypeError(f"labels must be integers, or probabilities of a's shape, got dtype {labels.dtype}")
@@ -425,35 +427,33 @@ class _Call:
         self.weight = self._weight()
         if not self.rows:
             return
-        sources, targets = [], []
-        outs = [axis_last(out, self.axis) for out in self.out]
-        for x, out in zip(self.logits, outs):
-            target = _as_rows(out)
-            if target is None:
-                target = new_array((self.rows, self.n), out.dtype.newbyteorder("="))
+        sources, gradients, copies = [], [], []
+        for x, out in zip(self.logits, self.out):
+            if not self.last:
+                out = np.moveaxis(out, self.axis, -1)
+            gradient = _as_rows(out)
+            if gradient is None:
+                gradient = new_array((self.rows, self.n), out.dtype.newbyteorder("="))
+                copies.append((out, gradient))
             source = _as_rows(x)
             if source is None:
-                target.reshape(x.shape)[...] = x
-                source = target
+                gradient.reshape(x.shape)[...] = x
+                source = gradient
             sources.append(source)
-            targets.append(target)
+            gradients.append(gradient)
         a, b = sources if len(sources) == 2 else (sources[0], None)
-        da, db = targets if len(targets) == 2 else (targets[0], None)
-        backends.current().row_losses(
-            op, a, b, da, db, self.label, self.target, self.skip, self.loss, self.kl,
+        da, db = gradients if len(gradients) == 2 else (gradients[0], None)
+        in_use.backend.row_losses(
+            op, a, b, da, db, self.label, self.label_probabilities, self.skip, self.loss, self.kl,
             self.temperature, self.weight, alpha, self.smoothing,
         )  # fmt: skip
-        for out, target in zip(outs, targets):
-            if not np.may_share_memory(out, target):
-                out[...] = target.reshape(out.shape)
+        for out, gradient in copies:
+            out[...] = gradient.reshape(out.shape)
 
     def reduce(self, rows):
         if self.reduction == "none":
             return rows.astype(sum_dtype(self.logits[0].dtype)).reshape(self.lead)
-        return float(rows.sum()) * self.weight
-
-    def gradients(self):
-        return tuple(self.out)
+        return float(np.add.reduce(rows)) * self.weight
 
 
 def _as_rows(x):

@@ -15,16 +15,16 @@ from contextlib import suppress
 
 import numpy as np
 
-from . import backends
 from . import rng as rngs
 from .arguments import check_allocatable, check_p, check_shape, explained, fit_p, joint_shape
 from .arrays import as_array, as_native, broadcast_to_mask, check_out, output_like, sum_dtype
+from .backends import in_use
 from .borders.host import view
 from .compiled import _core
 from .dispatch import operation
 from .dtypes import FLOATS
 from .memory import new_array, with_room
-from .rng import as_rng
+from .rng import draw
 from .rule import MASK64, scale_of
 
 if _core is not None:  # in C they are quick to make and to read
@@ -285,7 +285,7 @@ class Mask(Fields):
         check_allocatable(self._shape, 1)
         out = new_array(self._shape, np.dtype(np.bool_))
         if out.size:
-            backends.current().keep(out, self)
+            in_use.backend.keep(out, self)
         return out
 
     def bits(self):
@@ -305,7 +305,7 @@ class Mask(Fields):
         """
         out = new_array(((self.size + 7) // 8,), np.dtype(np.uint8))
         if out.size:
-            backends.current().keep_bits(out, self)
+            in_use.backend.keep_bits(out, self)
         return out
 
     def stored(self):
@@ -412,29 +412,7 @@ class Mask(Fields):
         >>> mask.backward(np.ones((3, 4)), x_shape=(4,))
         array([2., 0., 2., 4.])
         """
-        as_array(dy, "dy")
-        if x_shape is None:
-            x_shape, name = dy.shape, "dy of shape"
-        else:
-            x_shape, name = check_shape(x_shape, "x_shape"), "x_shape"
-        shape = self._shape
-        if x_shape != shape:
-            shape = joint_shape(x_shape, shape, dy.itemsize, name, "the mask's shape")
-        if dy.shape != shape:
-            raise ValueError(f"dy must have the shape of apply(x), {shape}, got {dy.shape}")
-        if x_shape == shape:
-            dy = broadcast_to_mask(dy, self._shape, "dy")
-            dx = output_like(dy, out)
-            if dx.size:
-                apply_into(dx, dy, self)
-            return dx
-        dy = as_native(dy)
-        dx = new_array(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
-        total = with_room(np.zeros, (1,) * (dy.ndim - dx.ndim) + dx.shape, sum_dtype(dy.dtype))
-        if dy.size:
-            backends.current().apply_sum(total, dy, self)
-        dx[...] = total.reshape(dx.shape)
-        return dx
+        return gradient(self, dy, x_shape, out)
 
     # -- in other people's expressions ---------------------------------------------------------------------------------
 
@@ -600,11 +578,38 @@ def apply_into(y, x, mask):
     """Backend call of `apply` on checked arrays of one shape; copies only where x or y is unaligned or byte-swapped."""
     x = as_native(x)
     if y.flags.aligned and y.dtype.isnative:
-        backends.current().apply(y, x, mask)
+        in_use.backend.apply(y, x, mask)
     else:
         whole = new_array(y.shape, y.dtype.newbyteorder("="))
-        backends.current().apply(whole, x, mask)
+        in_use.backend.apply(whole, x, mask)
         y[...] = whole
+
+
+def gradient(mask, dy, x_shape, out):
+    """`Mask.backward` of ndarrays."""
+    as_array(dy, "dy")
+    if x_shape is None:
+        x_shape, name = dy.shape, "dy of shape"
+    else:
+        x_shape, name = check_shape(x_shape, "x_shape"), "x_shape"
+    shape = mask._shape
+    if x_shape != shape:
+        shape = joint_shape(x_shape, shape, dy.itemsize, name, "the mask's shape")
+    if dy.shape != shape:
+        raise ValueError(f"dy must have the shape of apply(x), {shape}, got {dy.shape}")
+    if x_shape == shape:
+        dy = broadcast_to_mask(dy, mask._shape, "dy")
+        dx = output_like(dy, out)
+        if dx.size:
+            apply_into(dx, dy, mask)
+        return dx
+    dy = as_native(dy)
+    dx = new_array(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
+    total = with_room(np.zeros, (1,) * (dy.ndim - dx.ndim) + dx.shape, sum_dtype(dy.dtype))
+    if dy.size:
+        in_use.backend.apply_sum(total, dy, mask)
+    dx[...] = total.reshape(dx.shape)
+    return dx
 
 
 @explained
@@ -638,8 +643,7 @@ def mask(shape, p, *, rng=None):
     """
     shape = check_shape(shape)
     p = fit_p(check_p(p), shape)
-    seed, stream = as_rng(rng).take()
-    return Mask._make(seed, stream, shape, p)
+    return Mask._make(*draw(rng), shape, p)
 
 
 rngs.new_mask = mask

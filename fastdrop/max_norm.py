@@ -5,9 +5,9 @@ import operator
 
 import numpy as np
 
-from . import backends
 from .arguments import check_number
 from .arrays import as_array
+from .backends import in_use
 from .dispatch import operation
 from .memory import with_room
 
@@ -66,12 +66,12 @@ def max_norm_(W, limit, axis=0):
     first, last = axes[0], axes[-1]
     neighbours = last - first + 1 == len(axes)
     if neighbours and w.flags.c_contiguous and w.flags.aligned and w.dtype.isnative:
-        backends.current().max_norm(_three(w, first, last), limit)
+        in_use.backend.max_norm(_three(w, first, last), limit)
         return W
     front = np.moveaxis(w, axes, range(len(axes)))
     copy = with_room(np.ascontiguousarray, front, w.dtype.newbyteorder("="))
     copy = copy.copy() if copy is front or np.may_share_memory(copy, w) else copy
-    backends.current().max_norm(_three(copy, 0, len(axes) - 1), limit)
+    in_use.backend.max_norm(_three(copy, 0, len(axes) - 1), limit)
     front[...] = copy
     return W
 

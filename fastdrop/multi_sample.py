@@ -14,11 +14,11 @@ as the first on every machine, and the buffer costs some percent.
 
 import numpy as np
 
-from . import backends
 from .arguments import check_allocatable, check_p, check_samples, check_shape
 from .arrays import as_array, as_native, broadcast_to_mask, check_out, output_like
+from .backends import in_use
 from .dispatch import operation
-from .functional import check_mask, mask_for
+from .functional import check_mask, draw_mask
 from .masks import Mask, apply_into
 from .memory import new_array, new_like, with_room
 
@@ -75,10 +75,10 @@ def multi_sample_dropout(x, p, samples, *, rng=None, out=None):
     >>> fd.multi_sample_dropout_backward(np.ones((3, 4)), mask)
     array([2., 0., 2., 4.])
     """
-    shape, take = _mask_for(as_array(x, "x"), p, samples, rng)
+    shape, p = samples_mask(as_array(x, "x"), p, samples)
     x = broadcast_to_mask(x, shape, "x")
     y = output_like(x, out)
-    mask = take()
+    mask = draw_mask(rng, shape, p)
     if y.size:
         apply_into(y, x, mask)
     return y, mask
@@ -114,7 +114,7 @@ def multi_sample_dropout_backward(dy, mask, *, out=None):
     dy = with_room(np.ascontiguousarray, as_native(dy)) if dy.ndim > 1 else as_native(dy)
     dx = new_array(dy.shape[1:], dy.dtype) if out is None else check_out(out, "out", dy.shape[1:], dy.dtype)
     if dx.size:
-        _whole(dx, lambda whole: backends.current().sample_sum(whole, dy, mask))
+        _whole(dx, lambda whole: in_use.backend.sample_sum(whole, dy, mask))
     return dx
 
 
@@ -163,10 +163,10 @@ def multi_sample_mean(x, p, samples, *, rng=None, out=None):
     >>> bool((fd.multi_sample_mean_backward(np.ones(4), mask) == y).all())
     True
     """
-    _, take = _mask_for(as_array(x, "x"), p, samples, rng)
+    shape, p = samples_mask(as_array(x, "x"), p, samples)
     if out is not None:
         check_out(out, "out", x.shape, x.dtype)
-    mask = take()
+    mask = draw_mask(rng, shape, p)
     return _mean(x, mask, out), mask
 
 
@@ -263,8 +263,8 @@ def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
             raise TypeError(f"b must have x's dtype {x.dtype}, got {b.dtype}")
     if average not in ("losses", "logits"):
         raise ValueError(f"average must be 'losses' or 'logits', got {average!r}")
-    _, take = _mask_for(x, p, samples, rng)
-    masks = take()
+    shape, p = samples_mask(x, p, samples)
+    masks = draw_mask(rng, shape, p)
     if average == "logits":
         logits = _mean(x, masks) @ W
     else:
@@ -365,7 +365,7 @@ def _backward(dx, dW, dlogits, x, W, mask):
         wide = masked.reshape(samples * rows, width)
         np.matmul(flat, W[part].T, out=wide)
         if wide.size:
-            backends.current().sample_sum(dx[:, part], masked, mask[:, :, part])
+            in_use.backend.sample_sum(dx[:, part], masked, mask[:, :, part])
         mask[:, :, part].apply(x[:, part], out=masked)
         np.matmul(wide.T, flat, out=dW[part])
 
@@ -396,16 +396,15 @@ def _reshaped(mask, shape):
 # -- the arguments -----------------------------------------------------------------------------------------------------
 
 
-def _mask_for(x, p, samples, rng):
-    """The mask's shape, and a function that takes it of ``rng``: to be called when nothing can fail any more."""
+def samples_mask(x, p, samples):
+    """The shape and p of the mask of ``samples`` copies of x: to be drawn when nothing can fail any more."""
     samples = check_samples(samples)
     shape = check_shape((samples, *x.shape))
     p = check_p(p)
     if type(p) is not float and p.shape != (samples,):
         raise ValueError(f"p must be one number or one for each of {samples} samples, got an array of shape {p.shape}")
     check_allocatable(shape, x.itemsize)
-    _, _, take, _ = mask_for(shape, p, rng, None, True)
-    return shape, take
+    return shape, p
 
 
 def _check_mask(mask):
@@ -426,7 +425,7 @@ def _mean(x, mask, out=None):
     y = new_like(x) if out is None else out
     if x.size:
         x = with_room(np.ascontiguousarray, as_native(x)).reshape(x.shape)
-        _whole(y, lambda whole: backends.current().sample_mean(whole, x, mask))
+        _whole(y, lambda whole: in_use.backend.sample_mean(whole, x, mask))
     return y
 
 

@@ -210,6 +210,11 @@ def as_rng(rng: RngLike) -> Rng:
     )
 
 
+def draw(rng):
+    """Return (seed, stream) of the next mask of what a user's ``rng=`` argument stands for."""
+    return (_default if rng is None else rng if type(rng) is Rng else as_rng(rng)).take()
+
+
 class Rehearsal(Rng):
     """Stands for a generator in a call that is tried first: raises `Reached` where the call takes its mask."""
 

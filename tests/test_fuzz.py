@@ -87,7 +87,7 @@ def test_memory_that_is_held_is_found(fuzz, monkeypatch):
 
 
 def test_an_overlap_that_is_accepted_is_found(fuzz, monkeypatch):
-    monkeypatch.setattr(dispatch, "overlaps", lambda *args, **kwargs: None)
+    monkeypatch.setattr(dispatch, "check_overlap", lambda *args, **kwargs: None)
     monkeypatch.setattr(dispatch, "check_places", lambda *args: None)
     found = faults(fuzz, APPLY, 400)
     assert any(re.match(r"accepted, though out overlaps (x|dy)", fault) for fault in found)

@@ -107,14 +107,14 @@ def test_nothing_is_copied_where_out_is_given(call, order):
     assert peak < 16_384
 
 
-def test_the_short_way_is_taken_by_plain_arrays():
+def test_the_fast_path_is_taken_by_plain_arrays():
     x, rng = np.ones(1000, np.float32), fd.Rng(3)
-    y, mask = core.dropout(x, 0.1, rng, None)
+    y, mask = core.fast_path(x, 0.1, rng, None)
     assert np.array_equal(y, mask.apply(x))
     assert mask == fd.mask(1000, 0.1, rng=3)
     refused = [(x[::2], 0.1, None), (x, 0.0, None), (x, 1.5, None), (x.astype(int), 0.1, None), (x, 0.1, x[:10])]
     for array, p, out in refused:
-        assert core.dropout(array, p, rng, out) is None
+        assert core.fast_path(array, p, rng, out) is None
     assert rng.stream == 1
 
 

@@ -34,14 +34,14 @@ class _None:
         )
 
 
-_current = _None()
+class _InUse:
+    """Holds the table of the backend in use."""
+
+    __slots__ = ("backend",)
 
 
-def short_way(x, p, rng, out):
-    """`fastdrop.dropout` on plain arrays, as the backend in use has it: (y, mask), or None for the long way."""
-
-
-_none = short_way
+in_use = _InUse()
+in_use.backend = _None()
 
 
 def use_backend(name):
@@ -67,16 +67,14 @@ def use_backend(name):
     'reference'
     >>> fd.use_backend(before)
     """
-    global _current, short_way
     if not isinstance(name, str):
         raise TypeError(f"name must be one of {sorted(_MODULES)}, got {name!r}")
     if name not in _MODULES:
         raise ValueError(f"name must be one of {sorted(_MODULES)}, got {name!r}")
     try:
-        _current = importlib.import_module(_MODULES[name])
+        in_use.backend = importlib.import_module(_MODULES[name])
     except ImportError as error:
         raise ImportError(f"the backend {name!r} cannot be loaded ({error}): to have it, {CURES[name]}") from error
-    short_way = getattr(_current, "short_way", _none)
 
 
 def get_backend():
@@ -86,7 +84,7 @@ def get_backend():
 
 def current():
     """Return the module of the backend in use."""
-    return _current
+    return in_use.backend
 
 
 def available():

@@ -10,10 +10,13 @@ if _core is None:
 
 NAME = "native"
 
-short_way = _core.dropout
+fast_path = _core.fast_path
 apply = _core.apply
 elementwise = _core.elementwise
 keep = _core.keep
+max_norm = _core.max_norm
+row_losses = _core.row_losses
+softmax_dropout = _core.softmax_dropout
 
 
 def keep_bits(out, mask):
@@ -37,18 +40,6 @@ def apply_sum(total, dy, mask, dx=None):
         _core.row_sums(total.reshape(n), None if dx is None else dx.reshape(-1, n), dy.reshape(-1, n), mask)
     else:
         reference.apply_sum(total, dy, mask, dx, apply)
-
-
-def row_losses(*args):
-    _core.row_losses(*args)
-
-
-def softmax_dropout(*args):
-    _core.softmax_dropout(*args)
-
-
-def max_norm(w, limit):
-    _core.max_norm(w, limit)
 
 
 def sample_mean(y, x, mask):

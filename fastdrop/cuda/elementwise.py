@@ -3,8 +3,14 @@
 from ..arguments import check_p, check_samples, check_shape, joint_shape
 from ..borders.cuda import array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
 from ..dtypes import FLOATS
-from ..functional import check_mask, mask_for
+from ..functional import check_mask, draw_mask, requested_mask
 from ..operations import ACTIVATIONS
+
+
+def mask_for(shape, p, rng, mask, training, mask_shape=None):
+    shape, p, mask = requested_mask(shape, p, mask, training, mask_shape)
+    keeps_all = type(p) is float and p == 0.0 and (mask is None or mask._stored is None)
+    return shape, p, lambda: draw_mask(rng, shape, p) if mask is None else mask, keeps_all
 
 
 def _spread(a, shape, name):

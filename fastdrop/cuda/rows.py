@@ -4,9 +4,9 @@ import math
 
 from ..arguments import check_number
 from ..borders.cuda import array_of, broadcast, contiguous, deliver, kernels_on, like_of, overlap, result_of, stream_of
-from ..functional import check_mask, mask_for
+from ..functional import check_mask
 from ..losses import REDUCTIONS, RDrop
-from .elementwise import whole
+from .elementwise import mask_for, whole
 
 
 def softmax_dropout(

@@ -6,7 +6,7 @@ run of *logical* (C-order) elements, so broadcasting and slices concern only `pa
 `parts.gather` and `parts.scatter`.  There is no kernel for max-norm: the reference's is as good.
 """
 
-from ..reference import max_norm
+from ..reference import fast_path, max_norm
 from .ops import apply, apply_sum, elementwise, keep, keep_bits, sample_mean, sample_sum
 from .rows import row_losses, softmax_dropout
 
@@ -16,6 +16,7 @@ __all__ = [
     "apply",
     "apply_sum",
     "elementwise",
+    "fast_path",
     "keep",
     "keep_bits",
     "max_norm",

@@ -5,7 +5,7 @@ against it.  It is also the fallback where nothing was compiled, so long arrays 
 other backend exports functions of the same names and arguments.
 """
 
-from .ops import apply, apply_sum, elementwise
+from .ops import apply, apply_sum, elementwise, fast_path
 from .rows import max_norm, row_losses, softmax_dropout
 from .samples import sample_mean, sample_sum
 from .stream import keep, keep_at, keep_bits, uniform32
@@ -16,6 +16,7 @@ __all__ = [
     "apply",
     "apply_sum",
     "elementwise",
+    "fast_path",
     "keep",
     "keep_at",
     "keep_bits",
