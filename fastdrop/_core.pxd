@@ -45,10 +45,10 @@ cdef extern from "fastdrop.h" nogil:
         char *db
         const int64_t *label
         const uint8_t *skip
-        double inverse_temperature, weight, alpha, smoothing
+        double inv_temperature, weight, alpha, smoothing
         double *loss
         double *kl
-        int bypass
+        int nontemporal
     void fd_run_losses(const fd_losses *job, int threads)
     ctypedef struct fd_softmax:
         fd_dtype dtype

@@ -444,11 +444,11 @@ def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db,
     k.a_step, k.b_step, k.da_step, k.db_step, k.target_step = row_step(a), row_step(b), row_step(da), row_step(db), row_step(target)
     k.label = <const int64_t *>data(label)
     k.skip = <const uint8_t *>data(skip)
-    k.inverse_temperature = 1 / temperature
+    k.inv_temperature = 1 / temperature
     k.weight, k.alpha, k.smoothing = weight, alpha, smoothing
     k.loss = <double *>data(loss)
     k.kl = <double *>data(kl)
-    k.bypass = k.a != k.da and k.b != k.db and 2 * k.rows * k.n * cnp.PyArray_ITEMSIZE(a) >= FD_NONTEMPORAL
+    k.nontemporal = k.a != k.da and k.b != k.db and 2 * k.rows * k.n * cnp.PyArray_ITEMSIZE(a) >= FD_NONTEMPORAL
     with nogil:
         fd_run_losses(&k, threads)
 

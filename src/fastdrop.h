@@ -94,10 +94,10 @@ typedef struct {
     const char *target;                  /* probabilities of a's dtype, rows by target_step */
     int64_t target_step;
     const uint8_t *skip;                 /* NULL, or 1 where a row is left out: no loss, gradient 0 */
-    double inverse_temperature, weight, alpha, smoothing;
+    double inv_temperature, weight, alpha, smoothing;
     double *loss;                        /* a row's loss; with labels the cross entropy alone */
     double *kl;                          /* two sides with labels: a row's divergence */
-    int bypass;                          /* nontemporal gradients */
+    int nontemporal;                          /* nontemporal gradients */
 } fd_losses;
 
 void fd_run_losses(const fd_losses *job, int threads);

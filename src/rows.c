@@ -22,7 +22,7 @@ static void losses(const void *job, int64_t first, int64_t end)
 
 fd_work fd_losses_work(const fd_losses *job)
 {
-    return (fd_work){losses, job, job->rows, job->bypass};
+    return (fd_work){losses, job, job->rows, job->nontemporal};
 }
 
 void fd_run_losses(const fd_losses *job, int threads)

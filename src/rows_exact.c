@@ -48,7 +48,7 @@ static double below(const fd_losses *k, const side *s, int64_t i)
     const double a = element(k->dtype, s->at, i);
     if (a == -INFINITY)
         return a;
-    const double x = (a / 2 - s->max / 2) * (2 * k->inverse_temperature);  /* halves: no finite difference overflows */
+    const double x = (a / 2 - s->max / 2) * (2 * k->inv_temperature);  /* halves: no finite difference overflows */
     return x < -DBL_MAX ? -DBL_MAX : x;
 }
 
@@ -70,7 +70,7 @@ static side look(const fd_losses *k, const char *at)
     return s;
 }
 
-static double log_sum(const side *s)
+static double logsumexp(const side *s)
 {
     return log1p(s->rest);
 }
@@ -105,7 +105,7 @@ static entropy entropy_of(const fd_losses *k, const side *s, int64_t row)
         if (i != s->top)
             e.others += y;
     }
-    e.loss += e.mass * log_sum(s);
+    e.loss += e.mass * logsumexp(s);
     return e;
 }
 
@@ -130,7 +130,7 @@ static void fill(const fd_losses *k, int64_t row, double loss, double gradient)
 static void single(const fd_losses *k, int64_t row, const side *s)
 {
     const entropy e = entropy_of(k, s, row);
-    const double weight = k->weight * k->inverse_temperature, share = share_of(s);
+    const double weight = k->weight * k->inv_temperature, share = share_of(s);
     k->loss[row] = e.loss;
     for (int64_t i = 0; i < k->n; i++)
         put(k->dtype, k->da + row * k->da_step, i, weight * entropy_slope(k, s, &e, row, i, exp(below(k, s, i)) * share));
@@ -140,11 +140,11 @@ static void single(const fd_losses *k, int64_t row, const side *s)
 
 typedef struct {
     side a, b;
-    double a_share, b_share, more, log_ratio;  /* more: the sum of exp(x) - exp(y); log of the ratio of the two sums */
+    double a_share, b_share, ea_minus_eb, log_ratio;  /* ea_minus_eb: the sum of exp(x) - exp(y); log of the ratio of the two sums */
     double p_top, q_top;    /* log(p / q) in the largest class of p, and of q */
 } pair;
 
-typedef struct { double p, q, less, l; } both;  /* less = p - q, l = log(p / q); 0 where neither allows a class */
+typedef struct { double p, q, p_minus_q, l; } both;  /* p_minus_q, l = log(p / q); 0 where neither allows a class */
 
 static double minus(double x, double y, double *rest)  /* x - y, and what its rounding left */
 {
@@ -153,12 +153,12 @@ static double minus(double x, double y, double *rest)  /* x - y, and what its ro
     return difference;
 }
 
-static double apart(const fd_losses *k, const pair *c, int64_t i, double x, double y)  /* x - y, 0 where they are equal */
+static double logit_difference(const fd_losses *k, const pair *c, int64_t i, double x, double y)  /* x - y, 0 where they are equal */
 {
     double rest, max_rest;
     const double of_class = minus(element(k->dtype, c->a.at, i), element(k->dtype, c->b.at, i), &rest);
     const double of_max = minus(c->a.max, c->b.max, &max_rest);
-    const double d = ((of_class - of_max) + (rest - max_rest)) * k->inverse_temperature;
+    const double d = ((of_class - of_max) + (rest - max_rest)) * k->inv_temperature;
     return x == y ? 0 : isfinite(d) ? d : x - y;
 }
 
@@ -173,8 +173,8 @@ static both at(const fd_losses *k, const pair *c, int64_t i)
     both z = {exp(x) * c->a_share, exp(y) * c->b_share, 0, 0};
     if (x == -INFINITY && y == -INFINITY)
         return z;
-    const double d = apart(k, c, i, x, y);
-    z.less = (difference(x, y, d) - z.q * c->more) * c->a_share;
+    const double d = logit_difference(k, c, i, x, y);
+    z.p_minus_q = (difference(x, y, d) - z.q * c->ea_minus_eb) * c->a_share;
     z.l = d - c->log_ratio;
     return z;
 }
@@ -188,7 +188,7 @@ static double kl_term(const both *z)  /* p l - (p - q), whose sum is KL: no term
 {
     const double l = z->l;
     if (fabs(l) > 1e-2)
-        return times(z->p, l) - z->less;
+        return times(z->p, l) - z->p_minus_q;
     return z->p * l * l * (1.0 / 2 - l * (1.0 / 6 - l * (1.0 / 24 - l * (1.0 / 120 - l * (1.0 / 720 - l / 5040)))));
 }
 
@@ -213,8 +213,8 @@ static double term(const fd_loss_facts *f, const both *z)
     if (f->middle != 0)
         return f->middle * js_term(z) / 2;
     if (f->forward == f->reverse)  /* the normalisers cancel */
-        return f->forward * times(z->less, z->l);
-    const both turned = {z->q, z->p, -z->less, -z->l};
+        return f->forward * times(z->p_minus_q, z->l);
+    const both turned = {z->q, z->p, -z->p_minus_q, -z->l};
     return (f->forward == 0 ? 0 : f->forward * kl_term(z)) + (f->reverse == 0 ? 0 : f->reverse * kl_term(&turned));
 }
 
@@ -253,10 +253,10 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
         const double x = below(k, a, i), y = below(k, b, i);
         one_sided |= f->forward != 0 && x > -INFINITY && y == -INFINITY;
         one_sided |= f->reverse != 0 && x == -INFINITY && y > -INFINITY;
-        c.more += a_none || b_none ? 0 : difference(x, y, apart(k, &c, i, x, y));
+        c.ea_minus_eb += a_none || b_none ? 0 : difference(x, y, logit_difference(k, &c, i, x, y));
     }
-    const double ratio = c.more * c.b_share;
-    c.log_ratio = fabs(ratio) < 0.5 ? log1p(ratio) : log_sum(a) - log_sum(b);
+    const double ratio = c.ea_minus_eb * c.b_share;
+    c.log_ratio = fabs(ratio) < 0.5 ? log1p(ratio) : logsumexp(a) - logsumexp(b);
 
     /* p (l - E_p[l]), and its like, from distances to the largest class: there nothing but what the others have is summed. */
     double divergence = 0, a_mean = 0, b_mean = 0;
@@ -279,7 +279,7 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
     else if (one_sided)
         divergence = INFINITY;
 
-    const double slope = k->weight * k->inverse_temperature, w = empty || one_sided ? 0 : slope * (labels ? k->alpha : 1);
+    const double slope = k->weight * k->inv_temperature, w = empty || one_sided ? 0 : slope * (labels ? k->alpha : 1);
     const int entropies = labels && !(a_none && b_none);
     const entropy none = {0, 0, 0}, ea = entropies ? entropy_of(k, a, row) : none, eb = entropies ? entropy_of(k, b, row) : none;
     k->loss[row] = labels ? (ea.loss + eb.loss) / 2 : divergence;
@@ -291,8 +291,8 @@ static void double_row(const fd_losses *k, int64_t row, const side *a, const sid
         const both z = logs_at(k, &c, i, &p_log, &q_log);
         if (w != 0) {
             const double own_a = times(z.p, p_log - a_mean), own_b = times(z.q, q_log - b_mean);
-            ga = w * (js ? f->middle / 2 * own_a : part(f->forward, own_a) + part(f->reverse, z.less));
-            gb = w * (js ? f->middle / 2 * own_b : part(f->reverse, own_b) - part(f->forward, z.less));
+            ga = w * (js ? f->middle / 2 * own_a : part(f->forward, own_a) + part(f->reverse, z.p_minus_q));
+            gb = w * (js ? f->middle / 2 * own_b : part(f->reverse, own_b) - part(f->forward, z.p_minus_q));
         }
         if (entropies) {
             ga += slope / 2 * entropy_slope(k, a, &ea, row, i, z.p);

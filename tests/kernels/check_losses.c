@@ -136,7 +136,7 @@ static void row_of(const losses_case *c, int64_t row, row_result *r)
     const fd_losses *k = &c->k;
     const fd_loss_facts *f = &fd_loss_table[k->op];
     const int64_t n = k->n;
-    const real share = (real)k->weight * k->inverse_temperature;
+    const real share = (real)k->weight * k->inv_temperature;
     real entropy = 0;  /* the largest gradient of that part, which the other may nearly take off */
     real *log_p = memory((size_t)n * sizeof *log_p), *log_q = memory((size_t)n * sizeof *log_q);
     memset(r->da, 0, (size_t)n * sizeof *r->da);
@@ -151,11 +151,11 @@ static void row_of(const losses_case *c, int64_t row, row_result *r)
         for (int64_t i = 0; i < n; i++)
             r->da[i] = NAN, r->db[i] = NAN;
     } else if (!skipped) {
-        const int some = log_softmax(log_p, c->a_values + row * n, n, k->inverse_temperature);
+        const int some = log_softmax(log_p, c->a_values + row * n, n, k->inv_temperature);
         if (f->sides == 1) {
             if (some)
                 r->loss = cross_entropy(c, row, log_p, share, r->da, &entropy);
-        } else if (log_softmax(log_q, c->b_values + row * n, n, k->inverse_temperature) || some) {
+        } else if (log_softmax(log_q, c->b_values + row * n, n, k->inv_temperature) || some) {
             const real factor = f->labels ? (real)k->alpha : 1;
             real *kl = f->labels ? &r->kl : &r->loss;
             *kl = divergence(f, log_p, log_q, n, share * factor, r->da, r->db);
@@ -218,7 +218,7 @@ static losses_case draw_case(enum fd_loss op, enum fd_dtype dtype)
     losses_case c = {.a = new_rows(dtype, rows, n, 0)};
     fd_losses *k = &c.k;
     *k = (fd_losses){.dtype = dtype, .op = op, .rows = rows, .n = n, .weight = one_in(2) ? 1 : 1.0 / 3, .alpha = one_in(3) ? 0 : 0.7,
-                     .inverse_temperature = 1 / temperature[below(4)], .bypass = !in_place && one_in(2)};
+                     .inv_temperature = 1 / temperature[below(4)], .nontemporal = !in_place && one_in(2)};
     if (!single)
         c.b = one_in(2) ? like_rows(&c.a) : new_rows(dtype, rows, n, 0);
     for (int64_t row = 0; row < rows; row++)
