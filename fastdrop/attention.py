@@ -5,6 +5,10 @@ backward pass.  Here a row of scores stays in cache from its maximum to its drop
 pass needs is the scores and one number a row, from which the probabilities are made again.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
 import numpy as np
 
 from .arguments import check_axis
@@ -16,11 +20,55 @@ from .functional import check_mask, draw_mask, requested_mask
 from .masks import Mask
 from .memory import new_like, with_room
 
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
+
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from .typing import (
+        ArrayLike,
+        ArrayT,
+        AttentionMask,
+        Floats,
+        FloatT,
+        Foreign,
+        MaskOptions,
+        OutT,
+        Probability,
+        RngLike,
+        TensorT,
+        Training,
+    )
+
 __all__ = ["softmax_dropout", "softmax_dropout_backward"]
 
 
+@overload
+def softmax_dropout(
+    scores: NDArray[FloatT], p: Probability = 0.5, *, axis: SupportsIndex = -1,
+    attention_mask: AttentionMask | None = None, out: None = None, **options: Unpack[MaskOptions],
+) -> tuple[NDArray[FloatT], Mask, NDArray[np.float64]]: ...  # fmt: skip
+@overload
+def softmax_dropout(
+    scores: TensorT, p: Probability = 0.5, *, axis: SupportsIndex = -1, attention_mask: AttentionMask | None = None,
+    out: None = None, **options: Unpack[MaskOptions],
+) -> tuple[TensorT, Mask, TensorT]: ...  # fmt: skip
+@overload
+def softmax_dropout(
+    scores: Foreign, p: Probability = 0.5, *, axis: SupportsIndex = -1, attention_mask: AttentionMask | None = None,
+    out: None = None, **options: Unpack[MaskOptions],
+) -> tuple[Floats, Mask, NDArray[np.float64]]: ...  # fmt: skip
+@overload
+def softmax_dropout(
+    scores: ArrayLike, p: Probability = 0.5, *, axis: SupportsIndex = -1, attention_mask: AttentionMask | None = None,
+    out: OutT, **options: Unpack[MaskOptions],
+) -> tuple[OutT, Mask, Any]: ...  # fmt: skip
 @operation("scores", "attention_mask", out=("scores",))
-def softmax_dropout(scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None):
+def softmax_dropout(
+    scores: ArrayLike, p: Probability = 0.5, *, axis: SupportsIndex = -1, attention_mask: AttentionMask | None = None,
+    rng: RngLike = None, mask: Mask | None = None, training: Training = True, out: Any = None,
+) -> tuple[Any, Mask, Any]:  # fmt: skip
     """Softmax over one axis, then dropout: attention weights.
 
     Parameters
@@ -87,8 +135,26 @@ def softmax_dropout(scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, ma
     return y, mask, log_sum
 
 
+@overload
+def softmax_dropout_backward(
+    dy: ArrayT, scores: ArrayLike, log_sum: ArrayLike, mask: Mask, *, axis: SupportsIndex = -1,
+    attention_mask: AttentionMask | None = None, out: None = None,
+) -> ArrayT: ...  # fmt: skip
+@overload
+def softmax_dropout_backward(
+    dy: Foreign, scores: ArrayLike, log_sum: ArrayLike, mask: Mask, *, axis: SupportsIndex = -1,
+    attention_mask: AttentionMask | None = None, out: None = None,
+) -> Floats: ...  # fmt: skip
+@overload
+def softmax_dropout_backward(
+    dy: ArrayLike, scores: ArrayLike, log_sum: ArrayLike, mask: Mask, *, axis: SupportsIndex = -1,
+    attention_mask: AttentionMask | None = None, out: OutT,
+) -> OutT: ...  # fmt: skip
 @operation("dy", "scores", "log_sum", "attention_mask", out=("dy", "scores"))
-def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_mask=None, out=None):
+def softmax_dropout_backward(
+    dy: ArrayLike, scores: ArrayLike, log_sum: ArrayLike, mask: Mask, *, axis: SupportsIndex = -1,
+    attention_mask: AttentionMask | None = None, out: Any = None,
+) -> Any:  # fmt: skip
     """Gradient of `softmax_dropout` with respect to the scores.
 
     Parameters

@@ -5,11 +5,14 @@ the CPUs this process may use; ``FASTDROP_ISA`` forces ``scalar``, ``avx2``, ``a
 ``FASTDROP_BUFFER_MB`` is the start value of `set_buffer_limit`.
 """
 
+from __future__ import annotations
+
 import operator
 import os
 import platform
 import sys
 import warnings
+from typing import TYPE_CHECKING
 
 from . import backends
 from ._version import __version__
@@ -18,6 +21,11 @@ from .compiled import _core, why_not
 from .locks import after_fork, new_lock
 from .num_threads import MAX_THREADS, get_num_threads, set_num_threads
 from .rule import STREAM_VERSION
+
+if TYPE_CHECKING:
+    from typing import SupportsIndex
+
+    from _typeshed import SupportsWrite
 
 
 def _cpus():
@@ -48,7 +56,7 @@ _lock = new_lock()
 
 
 @explained
-def set_buffer_limit(n):
+def set_buffer_limit(n: SupportsIndex) -> None:
     """Set how much memory of freed outputs may be kept for the next ones, in this process. It changes no result.
 
     A fresh large array costs more in page faults than dropout itself, so the memory of outputs of 2 MiB and more is
@@ -87,13 +95,13 @@ def set_buffer_limit(n):
             _core.set_buffer_limit(number)
 
 
-def release_buffers():
+def release_buffers() -> None:
     """Give the memory kept for future outputs back to the system now."""
     if _core is not None:
         _core.release_buffers()
 
 
-def show_config(file=None):
+def show_config(file: SupportsWrite[str] | None = None) -> None:
     """Print version, stream version, instruction sets, threads and backends.
 
     Parameters

@@ -9,11 +9,14 @@ whose frames would keep a ``bytearray`` from being resized.
 Rejected: ``functools.singledispatch``, which looks at one argument only; array namespaces, since none says "in place".
 """
 
+from __future__ import annotations
+
 import importlib
 import inspect
 import sys
 from functools import wraps
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,12 +26,27 @@ from .backends import in_use
 from .borders.host import deliver, on_device, view, written
 from .rng import QUIET, Rehearsal, Rng, as_rng
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    F = TypeVar("F")
+
 FUNCTIONS = {}  # name, "Mask.apply" for a method -> Declaration
 
 NOT_GIVEN = object()
 
 
-def operation(*arrays, out=(), into=None, copied=(), optional=(), fast_path=False):
+def operation(
+    *arrays: str,
+    out: tuple[str, ...] | tuple[tuple[str, ...], ...] = (),
+    into: str | None = None,
+    copied: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
+    fast_path: bool = False,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare a public function's arrays.
 
     Parameters
@@ -54,6 +72,11 @@ def operation(*arrays, out=(), into=None, copied=(), optional=(), fast_path=Fals
         return declaration.wrapper(fast_path)
 
     return decorate
+
+
+def like(function: F) -> Callable[[Callable[..., Any]], F]:
+    """Decorate a function that has the types of another: its overloads are written once."""
+    return lambda body: body
 
 
 class Declaration:

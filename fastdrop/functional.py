@@ -1,13 +1,38 @@
 """``dropout`` and ``dropout_backward``: masks on arrays, in one call; and which mask a call is asked to use."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
 from .arguments import check_mask_shape, check_p, check_training, fit_p, joint_shape
 from .arrays import broadcast_to_mask, output_like
 from .dispatch import operation
 from .masks import Mask, apply_into, gradient
 from .rng import draw
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def check_mask(mask):
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from .typing import (
+        ArrayLike,
+        DropoutOptions,
+        Dtype,
+        Floats,
+        FloatT,
+        Foreign,
+        MaskShape,
+        OutT,
+        Probability,
+        RngLike,
+        TensorT,
+        Training,
+    )
+
+
+def check_mask(mask: object) -> None:
     """Raise TypeError unless ``mask`` is a `Mask`."""
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a fastdrop.Mask, got {type(mask).__name__}")
@@ -45,10 +70,27 @@ def draw_mask(rng, shape, p):
     return Mask._make(*draw(rng), shape, p)
 
 
+@overload
+def dropout(
+    x: NDArray[FloatT], p: Probability = 0.5, *, out: None = None, **options: Unpack[DropoutOptions]
+) -> tuple[NDArray[FloatT], Mask]: ...
+@overload
+def dropout(
+    x: TensorT, p: Probability = 0.5, *, out: None = None, **options: Unpack[DropoutOptions]
+) -> tuple[TensorT, Mask]: ...
+@overload
+def dropout(
+    x: Foreign, p: Probability = 0.5, *, out: None = None, **options: Unpack[DropoutOptions]
+) -> tuple[Floats, Mask]: ...
+@overload
+def dropout(
+    x: ArrayLike, p: Probability = 0.5, *, out: OutT, **options: Unpack[DropoutOptions]
+) -> tuple[OutT, Mask]: ...
 @operation("x", out=("x",), fast_path=True)
 def dropout(
-    x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None
-):  # fmt: skip
+    x: ArrayLike, p: Probability = 0.5, *, rng: RngLike = None, mask: Mask | None = None, training: Training = True,
+    mask_shape: MaskShape = None, out: Any = None, dtype: Dtype = None,
+) -> tuple[Any, Mask]:  # fmt: skip
     """Drop each element of ``x`` with probability ``p`` and scale the others by ``1/(1-p)``.
 
     Parameters
@@ -114,8 +156,16 @@ def dropout(
     return y, mask
 
 
+@overload
+def dropout_backward(dy: NDArray[FloatT], mask: Mask, *, out: None = None, dtype: Dtype = None) -> NDArray[FloatT]: ...
+@overload
+def dropout_backward(dy: TensorT, mask: Mask, *, out: None = None, dtype: Dtype = None) -> TensorT: ...
+@overload
+def dropout_backward(dy: Foreign, mask: Mask, *, out: None = None, dtype: Dtype = None) -> Floats: ...
+@overload
+def dropout_backward(dy: ArrayLike, mask: Mask, *, out: OutT, dtype: Dtype = None) -> OutT: ...
 @operation("dy", out=("dy",))
-def dropout_backward(dy, mask, *, out=None, dtype=None):
+def dropout_backward(dy: ArrayLike, mask: Mask, *, out: Any = None, dtype: Dtype = None) -> Any:
     """Gradient of `dropout` with respect to ``x``.
 
     Parameters

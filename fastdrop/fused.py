@@ -5,15 +5,43 @@ Each is elementwise, keeps nothing for the backward but what the caller has anyw
 worked on in float32 and rounded once.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
 import numpy as np
 
 from .arguments import check_shape
 from .arrays import as_array, as_native, output_like, sum_dtype
 from .backends import in_use
-from .dispatch import operation
-from .functional import check_mask, draw_mask, requested_mask
+from .dispatch import like, operation
+from .functional import check_mask, draw_mask, dropout, requested_mask
 from .masks import gradient
 from .memory import new_array, with_room
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from .masks import Mask
+    from .typing import (
+        ArrayLike,
+        ArrayT,
+        DropoutOptions,
+        Dtype,
+        Floats,
+        FloatT,
+        Foreign,
+        MaskShape,
+        OutT,
+        Probability,
+        RngLike,
+        Shape,
+        TensorT,
+        Training,
+    )
 
 __all__ = [
     "dropout_add",
@@ -27,10 +55,27 @@ __all__ = [
 ]
 
 
+@overload
+def dropout_add(
+    x: ArrayT, residual: ArrayLike, p: Probability = 0.5, *, bias: ArrayLike | None = None, out: None = None,
+    **options: Unpack[DropoutOptions],
+) -> tuple[ArrayT, Mask]: ...  # fmt: skip
+@overload
+def dropout_add(
+    x: Foreign, residual: ArrayLike, p: Probability = 0.5, *, bias: ArrayLike | None = None, out: None = None,
+    **options: Unpack[DropoutOptions],
+) -> tuple[Floats, Mask]: ...  # fmt: skip
+@overload
+def dropout_add(
+    x: ArrayLike, residual: ArrayLike, p: Probability = 0.5, *, bias: ArrayLike | None = None, out: OutT,
+    **options: Unpack[DropoutOptions],
+) -> tuple[OutT, Mask]: ...  # fmt: skip
 @operation("x", "residual", "bias", out=("x", "residual", "bias"))
 def dropout_add(
-    x, residual, p=0.5, *, bias=None, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None
-):  # fmt: skip
+    x: ArrayLike, residual: ArrayLike, p: Probability = 0.5, *, bias: ArrayLike | None = None, rng: RngLike = None,
+    mask: Mask | None = None, training: Training = True, mask_shape: MaskShape = None, out: Any = None,
+    dtype: Dtype = None,
+) -> tuple[Any, Mask]:  # fmt: skip
     """Bias, dropout and residual connection in one pass: ``dropout(x + bias) + residual``.
 
     Parameters
@@ -74,8 +119,30 @@ def dropout_add(
     return _forward("add" if bias is None else "bias_add", inputs, p, rng, mask, training, mask_shape, out)
 
 
+@overload
+def dropout_add_backward(
+    dy: ArrayT, mask: Mask, *, bias_shape: None = None, out: None = None, dtype: Dtype = None
+) -> tuple[ArrayT, None]: ...
+@overload
+def dropout_add_backward(
+    dy: NDArray[FloatT], mask: Mask, *, bias_shape: Shape, out: None = None, dtype: Dtype = None
+) -> tuple[NDArray[FloatT], NDArray[FloatT]]: ...
+@overload
+def dropout_add_backward(
+    dy: TensorT, mask: Mask, *, bias_shape: Shape, out: None = None, dtype: Dtype = None
+) -> tuple[TensorT, TensorT]: ...
+@overload
+def dropout_add_backward(
+    dy: Foreign, mask: Mask, *, bias_shape: Shape | None = None, out: None = None, dtype: Dtype = None
+) -> tuple[Floats, Any]: ...
+@overload
+def dropout_add_backward(
+    dy: ArrayLike, mask: Mask, *, bias_shape: Shape | None = None, out: OutT, dtype: Dtype = None
+) -> tuple[OutT, Any]: ...
 @operation("dy", out=("dy",))
-def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
+def dropout_add_backward(
+    dy: ArrayLike, mask: Mask, *, bias_shape: Shape | None = None, out: Any = None, dtype: Dtype = None
+) -> tuple[Any, Any]:
     """Gradients of `dropout_add`; that of the residual is ``dy`` itself.
 
     Parameters
@@ -128,8 +195,12 @@ def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, dtype=None):
     return dx, dbias.reshape(bias_shape).astype(dy.dtype)
 
 
+@like(dropout)
 @operation("x", out=("x",))
-def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
+def relu_dropout(
+    x: ArrayLike, p: Probability = 0.5, *, rng: RngLike = None, mask: Mask | None = None, training: Training = True,
+    mask_shape: MaskShape = None, out: Any = None, dtype: Dtype = None,
+) -> tuple[Any, Mask]:  # fmt: skip
     """ReLU and dropout in one pass: ``dropout(max(x, 0))``.
 
     Parameters
@@ -166,8 +237,16 @@ def relu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     return _forward("relu", {"x": x}, p, rng, mask, training, mask_shape, out)
 
 
+@overload
+def relu_dropout_backward(dy: ArrayT, x: ArrayLike, mask: Mask, *, out: None = None, dtype: Dtype = None) -> ArrayT: ...
+@overload
+def relu_dropout_backward(
+    dy: Foreign, x: ArrayLike, mask: Mask, *, out: None = None, dtype: Dtype = None
+) -> Floats: ...
+@overload
+def relu_dropout_backward(dy: ArrayLike, x: ArrayLike, mask: Mask, *, out: OutT, dtype: Dtype = None) -> OutT: ...
 @operation("dy", "x", out=("dy", "x"))
-def relu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
+def relu_dropout_backward(dy: ArrayLike, x: ArrayLike, mask: Mask, *, out: Any = None, dtype: Dtype = None) -> Any:
     """Gradient of `relu_dropout` with respect to its input.
 
     Parameters
@@ -196,8 +275,12 @@ def relu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     return _backward("relu_backward", dy, x, mask, out)
 
 
+@like(dropout)
 @operation("x", out=("x",))
-def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
+def gelu_dropout(
+    x: ArrayLike, p: Probability = 0.5, *, rng: RngLike = None, mask: Mask | None = None, training: Training = True,
+    mask_shape: MaskShape = None, out: Any = None, dtype: Dtype = None,
+) -> tuple[Any, Mask]:  # fmt: skip
     """GELU and dropout in one pass: ``dropout(x * Phi(x))``, Phi the normal distribution function (no tanh in its
     place).
 
@@ -238,8 +321,9 @@ def gelu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     return _forward("gelu", {"x": x}, p, rng, mask, training, mask_shape, out)
 
 
+@like(relu_dropout_backward)
 @operation("dy", "x", out=("dy", "x"))
-def gelu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
+def gelu_dropout_backward(dy: ArrayLike, x: ArrayLike, mask: Mask, *, out: Any = None, dtype: Dtype = None) -> Any:
     """Gradient of `gelu_dropout` with respect to x.
 
     Parameters
@@ -267,8 +351,12 @@ def gelu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
     return _backward("gelu_backward", dy, x, mask, out)
 
 
+@like(dropout)
 @operation("x", out=("x",))
-def silu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, dtype=None):
+def silu_dropout(
+    x: ArrayLike, p: Probability = 0.5, *, rng: RngLike = None, mask: Mask | None = None, training: Training = True,
+    mask_shape: MaskShape = None, out: Any = None, dtype: Dtype = None,
+) -> tuple[Any, Mask]:  # fmt: skip
     """SiLU (swish) and dropout in one pass: ``dropout(x * sigmoid(x))``.
 
     Parameters
@@ -309,8 +397,9 @@ def silu_dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=Non
     return _forward("silu", {"x": x}, p, rng, mask, training, mask_shape, out)
 
 
+@like(relu_dropout_backward)
 @operation("dy", "x", out=("dy", "x"))
-def silu_dropout_backward(dy, x, mask, *, out=None, dtype=None):
+def silu_dropout_backward(dy: ArrayLike, x: ArrayLike, mask: Mask, *, out: Any = None, dtype: Dtype = None) -> Any:
     """Gradient of `silu_dropout` with respect to x.
 
     Parameters

@@ -17,10 +17,12 @@ The statistics stream, in float64: memory does not grow with the number of sampl
 is never subtracted from what they have in common.
 """
 
+from __future__ import annotations
+
 import math
 from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
@@ -30,6 +32,14 @@ from .dtypes import FLOATS
 from .masks import Mask
 from .rng import _seed_of, _uint64, as_rng
 from .rule import MASK64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, SupportsIndex
+
+    from numpy.typing import NDArray
+
+    from .typing import ArrayLike, ArrayT, Floats, Foreign, Probability, RngLike, ScalarT
 
 FEWEST = 10  # samples before `tolerance` is asked: the standard error of fewer is a guess
 CHUNK = 1 << 12  # numbers worked on at a time: they stay in cache
@@ -52,14 +62,18 @@ class Sample:
 
     __slots__ = ("_first", "_layer", "_rows", "_seeds", "number")
 
-    def __init__(self, seeds, number, rows, first):
+    def __init__(self, seeds: _Seeds, number: int, rows: int, first: int | None) -> None:
         self._seeds = seeds
         self._layer = 0
         self._rows = rows
         self._first = first  # None: rows share the masks
-        self.number = number
+        self.number: int = number
 
-    def dropout(self, x, p=0.5):
+    @overload
+    def dropout(self, x: ArrayT, p: Probability = 0.5) -> ArrayT: ...
+    @overload
+    def dropout(self, x: Foreign, p: Probability = 0.5) -> Floats: ...
+    def dropout(self, x: ArrayLike, p: Probability = 0.5) -> Any:
         """Drop elements of ``x`` as this sample does.
 
         Parameters
@@ -80,7 +94,7 @@ class Sample:
         """
         return self.mask(np.shape(x), p).apply(x)
 
-    def mask(self, shape, p):
+    def mask(self, shape: tuple[int, ...], p: Probability) -> Mask:
         """Take the mask that `dropout` would use for an array of this shape; broadcasts to it."""
         if not shape or shape[0] != self._rows:
             raise ValueError(f"the first axis of what a sample drops must be the {self._rows} rows, got shape {shape}")
@@ -104,11 +118,11 @@ class Sample:
 class _Seeds:
     """A seed for each layer: children of the call's (seed, stream), made once."""
 
-    def __init__(self, seed, stream):
+    def __init__(self, seed: int, stream: int) -> None:
         self._entropy = seed, stream
-        self._known = []
+        self._known: list[int] = []
 
-    def of(self, layer):
+    def of(self, layer: int) -> int:
         while len(self._known) <= layer:
             sequence = np.random.SeedSequence(self._entropy, spawn_key=(len(self._known),))
             self._known.append(_seed_of(sequence))
@@ -116,10 +130,10 @@ class _Seeds:
 
 
 class _Moments(NamedTuple):
-    mean: np.ndarray
-    variance: np.ndarray
-    entropy: np.ndarray
-    mutual_information: np.ndarray
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    entropy: NDArray[np.float64] | None
+    mutual_information: NDArray[np.float64] | None
 
 
 class MonteCarlo(_Moments):
@@ -138,20 +152,26 @@ class MonteCarlo(_Moments):
         How many samples each row has had.
     """
 
-    def __new__(cls, mean, variance, entropy, mutual_information, samples):
+    samples: NDArray[np.int64]
+
+    def __new__(
+        cls, mean: NDArray[np.float64], variance: NDArray[np.float64], entropy: NDArray[np.float64] | None,
+        mutual_information: NDArray[np.float64] | None, samples: NDArray[np.int64],
+    ) -> MonteCarlo:  # fmt: skip
         self = super().__new__(cls, mean, variance, entropy, mutual_information)
         self.samples = samples
         return self
 
-    def __getnewargs__(self):
+    def __getnewargs__(self) -> tuple[Any, ...]:
         return (*self, self.samples)
 
 
 @operation("x")
 def mc_dropout(
-    predict, x, samples, *, rng=None, progress=False, batch_size=None, per_row=False, first_row=0, tolerance=None,
-    probabilities=True,
-):  # fmt: skip
+    predict: Callable[[NDArray[ScalarT], Sample], ArrayLike], x: NDArray[ScalarT], samples: SupportsIndex, *,
+    rng: RngLike = None, progress: bool = False, batch_size: SupportsIndex | None = None, per_row: bool = False,
+    first_row: SupportsIndex = 0, tolerance: float | None = None, probabilities: bool = True,
+) -> MonteCarlo:  # fmt: skip
     """Predict ``samples`` times with dropout on; mean, variance, predictive entropy and mutual information.
 
     Parameters

@@ -274,6 +274,12 @@ class MultiSampleDropout(_Layer):
     ((2, 6), (6, 3), array([2., 2., 2.]))
     """
 
+    W: NDArray[Any]
+    b: NDArray[Any] | None
+    dW: NDArray[Any]
+    db: NDArray[Any]
+    average: Average
+
     @explained
     def __init__(
         self, W: NDArray[Any], b: NDArray[Any] | None, p: Probability = 0.5, samples: SupportsIndex = 8, *,
@@ -282,7 +288,8 @@ class MultiSampleDropout(_Layer):
         if average not in ("losses", "logits"):
             raise ValueError(f"average must be 'losses' or 'logits', got {average!r}")
         super().__init__(p, rng)
-        self.W, self.b, self.samples, self.average = W, b, check_samples(samples), average
+        self.W, self.b, self.average = W, b, average
+        self.samples: int = check_samples(samples)
 
     def __call__(self, x: NDArray[FloatT], training: Training | Sample = True) -> NDArray[FloatT]:
         """Return the logits of ``x``.

@@ -9,27 +9,99 @@ logarithm, since the normalisers cancel, and dJ/da = (p (d - E_p[d]) + p - q) / 
 are made from expm1(d), never by subtraction.
 """
 
+from __future__ import annotations
+
 import math
 import operator
-from typing import NamedTuple
+import sys
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 
 import numpy as np
 
 from .arguments import check_axis, check_number, check_shape
 from .arrays import as_array, as_native, axis_last, check_out, output_like, sum_dtype
 from .backends import in_use
-from .dispatch import operation
+from .dispatch import like, operation
 from .functional import draw_mask, requested_mask
 from .masks import apply_into
 from .memory import new_array, new_like
 
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
+
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from .masks import Mask
+    from .typing import (
+        AnyReduction,
+        ArrayLike,
+        Bools,
+        Floats,
+        FloatT,
+        Foreign,
+        LabelOptions,
+        Labels,
+        LossOptions,
+        OtherT,
+        OutT,
+        Probability,
+        Reduction,
+        RngLike,
+        Tensor,
+        TensorT,
+    )
+
 __all__ = ["cross_entropy", "js_div", "kl_div", "r_drop", "r_drop_pair", "symmetric_kl"]
 
+if TYPE_CHECKING or sys.version_info >= (3, 11):
+    from typing import NamedTuple
+else:
+    import typing
+
+    class _NamedTuple:
+        """Python 3.10's stands beside no other base: it gets to see none."""
+
+        def __mro_entries__(self, bases):
+            return typing.NamedTuple.__mro_entries__((typing.NamedTuple,))
+
+    NamedTuple = _NamedTuple()
+
+LossT = TypeVar("LossT")
+GradientT = TypeVar("GradientT")
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
 
 
+@overload
+def kl_div(
+    a: NDArray[FloatT], b: ArrayLike, *, reduction: Reduction = "mean", out: None = None, **options: Unpack[LossOptions]
+) -> tuple[float, NDArray[FloatT], NDArray[FloatT]]: ...
+@overload
+def kl_div(
+    a: NDArray[FloatT], b: ArrayLike, *, reduction: Literal["none"], out: None = None, **options: Unpack[LossOptions]
+) -> tuple[Floats, NDArray[FloatT], NDArray[FloatT]]: ...
+@overload
+def kl_div(
+    a: TensorT, b: ArrayLike, *, reduction: AnyReduction = "mean", out: None = None, **options: Unpack[LossOptions]
+) -> tuple[Any, TensorT, TensorT]: ...
+@overload
+def kl_div(
+    a: Foreign, b: ArrayLike, *, reduction: AnyReduction = "mean", out: None = None, **options: Unpack[LossOptions]
+) -> tuple[Any, Floats, Floats]: ...
+@overload
+def kl_div(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    reduction: AnyReduction = "mean",
+    out: tuple[OutT, OtherT],
+    **options: Unpack[LossOptions],
+) -> tuple[Any, OutT, OtherT]: ...
 @operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
-def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None):
+def kl_div(
+    a: ArrayLike, b: ArrayLike, *, pad_mask: Bools | Tensor | None = None, reduction: AnyReduction = "mean",
+    temperature: float = 1.0, axis: SupportsIndex = -1, out: Any = None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     """Kullback-Leibler divergence KL(softmax(a) || softmax(b)) and its gradients.
 
     Parameters
@@ -92,8 +164,12 @@ def kl_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
     return call.reduce(call.loss), *call.out
 
 
+@like(kl_div)
 @operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
-def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None):
+def symmetric_kl(
+    a: ArrayLike, b: ArrayLike, *, pad_mask: Bools | Tensor | None = None, reduction: AnyReduction = "mean",
+    temperature: float = 1.0, axis: SupportsIndex = -1, out: Any = None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     """Mean of the two Kullback-Leibler divergences of softmax(a) and softmax(b), and its gradients.
 
     Parameters
@@ -125,8 +201,12 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis
     return call.reduce(call.loss), *call.out
 
 
+@like(kl_div)
 @operation("a", "b", "pad_mask", out=(("a",), ("b",)), copied=("pad_mask",))
-def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None):
+def js_div(
+    a: ArrayLike, b: ArrayLike, *, pad_mask: Bools | Tensor | None = None, reduction: AnyReduction = "mean",
+    temperature: float = 1.0, axis: SupportsIndex = -1, out: Any = None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     """Jensen-Shannon divergence of softmax(a) and softmax(b), and its gradients.
 
     Parameters
@@ -157,11 +237,37 @@ def js_div(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, o
     return call.reduce(call.loss), *call.out
 
 
+@overload
+def cross_entropy(
+    a: NDArray[FloatT],
+    labels: Labels,
+    *,
+    reduction: Reduction = "mean",
+    out: None = None,
+    **options: Unpack[LabelOptions],
+) -> tuple[float, NDArray[FloatT]]: ...
+@overload
+def cross_entropy(
+    a: NDArray[FloatT], labels: Labels, *, reduction: Literal["none"], out: None = None, **options: Unpack[LabelOptions]
+) -> tuple[Floats, NDArray[FloatT]]: ...
+@overload
+def cross_entropy(
+    a: TensorT, labels: Labels, *, reduction: AnyReduction = "mean", out: None = None, **options: Unpack[LabelOptions]
+) -> tuple[Any, TensorT]: ...
+@overload
+def cross_entropy(
+    a: Foreign, labels: Labels, *, reduction: AnyReduction = "mean", out: None = None, **options: Unpack[LabelOptions]
+) -> tuple[Any, Floats]: ...
+@overload
+def cross_entropy(
+    a: ArrayLike, labels: Labels, *, reduction: AnyReduction = "mean", out: OutT, **options: Unpack[LabelOptions]
+) -> tuple[Any, OutT]: ...
 @operation("a", "labels", "pad_mask", out=("a",), copied=("labels", "pad_mask"))
 def cross_entropy(
-    a, labels, *, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0, axis=-1,
-    out=None,
-):  # fmt: skip
+    a: ArrayLike, labels: Labels, *, pad_mask: Bools | Tensor | None = None, reduction: AnyReduction = "mean",
+    label_smoothing: float = 0.0, ignore_index: SupportsIndex = -100, temperature: float = 1.0,
+    axis: SupportsIndex = -1, out: Any = None,
+) -> tuple[Any, Any]:  # fmt: skip
     """Cross entropy of softmax(a) with labels, and its gradient.
 
     Parameters
@@ -209,21 +315,47 @@ def cross_entropy(
     return call.reduce(call.loss), *call.out
 
 
-class RDrop(NamedTuple):
+class RDrop(NamedTuple, Generic[LossT, GradientT]):
     """Result of `r_drop`: ``loss = ce + alpha * kl`` and the gradients of ``loss``."""
 
-    loss: object
-    ce: object
-    kl: object
-    da: np.ndarray
-    db: np.ndarray
+    loss: LossT
+    ce: LossT
+    kl: LossT
+    da: GradientT
+    db: GradientT
 
 
+@overload
+def r_drop(
+    a: NDArray[FloatT], b: ArrayLike, labels: Labels, *, alpha: float, reduction: Reduction = "mean",
+    out: None = None, **options: Unpack[LabelOptions],
+) -> RDrop[float, NDArray[FloatT]]: ...  # fmt: skip
+@overload
+def r_drop(
+    a: NDArray[FloatT], b: ArrayLike, labels: Labels, *, alpha: float, reduction: Literal["none"],
+    out: None = None, **options: Unpack[LabelOptions],
+) -> RDrop[Floats, NDArray[FloatT]]: ...  # fmt: skip
+@overload
+def r_drop(
+    a: TensorT, b: ArrayLike, labels: Labels, *, alpha: float, reduction: AnyReduction = "mean",
+    out: None = None, **options: Unpack[LabelOptions],
+) -> RDrop[Any, TensorT]: ...  # fmt: skip
+@overload
+def r_drop(
+    a: Foreign, b: ArrayLike, labels: Labels, *, alpha: float, reduction: AnyReduction = "mean",
+    out: None = None, **options: Unpack[LabelOptions],
+) -> RDrop[Any, Floats]: ...  # fmt: skip
+@overload
+def r_drop(
+    a: ArrayLike, b: ArrayLike, labels: Labels, *, alpha: float, reduction: AnyReduction = "mean",
+    out: tuple[OutT, OtherT], **options: Unpack[LabelOptions],
+) -> RDrop[Any, OutT | OtherT]: ...  # fmt: skip
 @operation("a", "b", "labels", "pad_mask", out=(("a",), ("b",)), copied=("labels", "pad_mask"))
 def r_drop(
-    a, b, labels, *, alpha, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0,
-    axis=-1, out=None,
-):  # fmt: skip
+    a: ArrayLike, b: ArrayLike, labels: Labels, *, alpha: float, pad_mask: Bools | Tensor | None = None,
+    reduction: AnyReduction = "mean", label_smoothing: float = 0.0, ignore_index: SupportsIndex = -100,
+    temperature: float = 1.0, axis: SupportsIndex = -1, out: Any = None,
+) -> RDrop[Any, Any]:  # fmt: skip
     """R-Drop: cross entropies of two passes with different dropout, and how far the two are apart; with gradients.
 
     Parameters
@@ -285,8 +417,18 @@ def r_drop(
     return RDrop(call.reduce(total), call.reduce(call.loss), call.reduce(call.kl), *call.out)
 
 
+@overload
+def r_drop_pair(
+    x: NDArray[FloatT], p: Probability, *, rng: RngLike = None, out: None = None
+) -> tuple[NDArray[FloatT], Mask]: ...
+@overload
+def r_drop_pair(x: TensorT, p: Probability, *, rng: RngLike = None, out: None = None) -> tuple[TensorT, Mask]: ...
+@overload
+def r_drop_pair(x: Foreign, p: Probability, *, rng: RngLike = None, out: None = None) -> tuple[Floats, Mask]: ...
+@overload
+def r_drop_pair(x: ArrayLike, p: Probability, *, rng: RngLike = None, out: OutT) -> tuple[OutT, Mask]: ...
 @operation("x", out=())
-def r_drop_pair(x, p, *, rng=None, out=None):
+def r_drop_pair(x: ArrayLike, p: Probability, *, rng: RngLike = None, out: Any = None) -> tuple[Any, Mask]:
     """Two dropped versions of ``x`` from one read of it, for R-Drop's two passes.
 
     Parameters

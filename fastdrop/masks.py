@@ -9,9 +9,12 @@ bits (`_stored`) in place of (seed, stream); nothing else about it differs.
 What is kept is decided by the backends alone: this file holds no bit of it.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from contextlib import suppress
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -27,7 +30,35 @@ from .memory import new_array, with_room
 from .rng import draw
 from .rule import MASK64, scale_of
 
-if _core is not None:  # in C they are quick to make and to read
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
+    from typing_extensions import Never
+
+    from .typing import (
+        ArrayLike,
+        Bools,
+        Buffer,
+        Dtype,
+        Floats,
+        FloatT,
+        Foreign,
+        FrameT,
+        MaskKey,
+        Numbers,
+        OutT,
+        Probability,
+        RngLike,
+        Shape,
+        Tensor,
+        TensorT,
+    )
+
+if TYPE_CHECKING:
+    from ._core import Fields, make
+elif _core is not None:  # in C they are quick to make and to read
     Fields, make = _core.Fields, _core.make
 else:
 
@@ -120,14 +151,14 @@ class Mask(Fields):
 
     # `_strides` is None where the mask's elements follow one another in C order, the common case.
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Never, **kwargs: Never) -> Mask:
         raise TypeError("a Mask is made by fastdrop.mask(shape, p, rng=...), Rng.mask or Mask.from_keep")
 
     _make = classmethod(make)
 
     @classmethod
     @explained
-    def from_keep(cls, keep, p):
+    def from_keep(cls, keep: Bools | Tensor, p: Probability) -> Mask:
         """Make a mask from the user's own decisions.
 
         Parameters
@@ -168,19 +199,39 @@ class Mask(Fields):
         mask._check_scale()
         return mask
 
-    def _check_scale(self):
+    def _check_scale(self) -> None:
         """Raise ValueError where stored bits keep something and p is 1: its scale would be infinite."""
         certain = np.equal(self._p, 1)
         if certain.any() and self.keep()[certain].any():
             raise ValueError("p must be below 1 where something is kept: the scale 1/(1-p) is infinite at p = 1")
 
-    seed = property(lambda self: self._seed)
-    stream = property(lambda self: self._stream)
-    shape = property(lambda self: self._shape)
-    ndim = property(lambda self: len(self._shape))
-    size = property(lambda self: math.prod(self._shape))
-    p = property(lambda self: self._p)
-    scale = property(lambda self: scale_of(self._p))
+    @property
+    def seed(self) -> int | None:
+        return self._seed
+
+    @property
+    def stream(self) -> int | None:
+        return self._stream
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self._shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self._shape)
+
+    @property
+    def p(self) -> float | NDArray[np.float64]:
+        return self._p
+
+    @property
+    def scale(self) -> float | NDArray[np.float64]:
+        return scale_of(self._p)
 
     # -- the value itself ----------------------------------------------------------------------------------------------
 
@@ -190,40 +241,40 @@ class Mask(Fields):
         strides = self._strides and tuple(s if n > 1 else 0 for s, n in zip(self._strides, self._shape))
         return self._seed, self._stream, self._shape, p, self._offset, strides, stored
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
             return NotImplemented
         return self._value() == other._value()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._value())
 
-    def __copy__(self):
+    def __copy__(self) -> Mask:
         return self  # it is immutable
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: object) -> Mask:
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         fields = self._seed, self._stream, self._shape, self._p, self._offset, self._strides, self._stored
         return _restore, fields
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         source = "stored bits" if self._stored is not None else f"seed={self._seed}, stream={self._stream}"
         part = "" if self._strides is None and self._offset == 0 else f", part from element {self._offset}"
         return f"<fastdrop.Mask shape={self._shape} p={self.p} {source}{part}>"
 
-    def __len__(self):
+    def __len__(self) -> int:
         if not self._shape:
             raise TypeError(f"len() of a 0-d mask; {CAN}")
         return self._shape[0]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Mask]:
         if not self._shape:
             raise TypeError(f"iteration over a 0-d mask; {CAN}")
         return (self[i] for i in range(self._shape[0]))
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: MaskKey) -> Mask:
         """Part of the mask, equal to the same part of its array: integers, slices of step 1, one Ellipsis."""
         keys = key if isinstance(key, tuple) else (key,)
         ndim = len(self._shape)
@@ -259,14 +310,14 @@ class Mask(Fields):
         strides = _none_if_c_order(tuple(strides), shape)
         return Mask._make(self._seed, self._stream, shape, p, offset & MASK64, strides, self._stored)
 
-    def strides_for(self, shape):
+    def strides_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Step in the stream along each axis of ``shape``, which the mask broadcasts to: 0 along a shared axis."""
         strides = self._strides or _c_strides(self._shape)
         lead = len(shape) - len(self._shape)
         own = (0 if m == 1 else s for m, s in zip(self._shape, strides))  # that of a single element may be 2**64
         return (0,) * lead + tuple(own)
 
-    def wide_p(self):
+    def wide_p(self) -> float | NDArray[np.float64]:
         """p as NumPy broadcasts it against the mask: the float, or a view of the array with an axis for each of
         the mask's."""
         p = self._p
@@ -274,7 +325,7 @@ class Mask(Fields):
 
     # -- arrays of it --------------------------------------------------------------------------------------------------
 
-    def keep(self):
+    def keep(self) -> NDArray[np.bool_]:
         """Return the decisions as an array.
 
         Returns
@@ -288,7 +339,7 @@ class Mask(Fields):
             in_use.backend.keep(out, self)
         return out
 
-    def bits(self):
+    def bits(self) -> NDArray[np.uint8]:
         """Return the decisions packed, one bit an element, in an array, which has the buffer protocol.
 
         Returns
@@ -308,7 +359,7 @@ class Mask(Fields):
             in_use.backend.keep_bits(out, self)
         return out
 
-    def stored(self):
+    def stored(self) -> Mask:
         """Return a mask of the same decisions that keeps them as packed bits, one bit an element.
 
         The forward and the backward pass then read bits in place of making them. That pays where an array is in cache
@@ -330,7 +381,7 @@ class Mask(Fields):
         bits.flags.writeable = False
         return Mask._make(None, None, self._shape, self._p, stored=bits)
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Dtype = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
             raise ValueError("a mask holds no array: np.asarray(mask, copy=False) cannot be had")
         dtype = np.dtype(np.float64 if dtype is None else dtype)
@@ -340,8 +391,16 @@ class Mask(Fields):
 
     # -- what it is for ------------------------------------------------------------------------------------------------
 
+    @overload
+    def apply(self, x: NDArray[FloatT], out: None = None, *, dtype: Dtype = None) -> NDArray[FloatT]: ...
+    @overload
+    def apply(self, x: TensorT, out: None = None, *, dtype: Dtype = None) -> TensorT: ...
+    @overload
+    def apply(self, x: Foreign, out: None = None, *, dtype: Dtype = None) -> Floats: ...
+    @overload
+    def apply(self, x: ArrayLike, out: OutT, *, dtype: Dtype = None) -> OutT: ...
     @operation("x", out=("x",))
-    def apply(self, x, out=None, *, dtype=None):
+    def apply(self, x: ArrayLike, out: Any = None, *, dtype: Dtype = None) -> Any:
         """Drop elements of ``x`` and scale the others.
 
         Parameters
@@ -379,8 +438,24 @@ class Mask(Fields):
             apply_into(y, x, self)
         return y
 
+    @overload
+    def backward(
+        self, dy: NDArray[FloatT], x_shape: Shape | None = None, out: None = None, *, dtype: Dtype = None
+    ) -> NDArray[FloatT]: ...
+    @overload
+    def backward(
+        self, dy: TensorT, x_shape: Shape | None = None, out: None = None, *, dtype: Dtype = None
+    ) -> TensorT: ...
+    @overload
+    def backward(
+        self, dy: Foreign, x_shape: Shape | None = None, out: None = None, *, dtype: Dtype = None
+    ) -> Floats: ...
+    @overload
+    def backward(self, dy: ArrayLike, x_shape: Shape | None = None, *, out: OutT, dtype: Dtype = None) -> OutT: ...
+    @overload
+    def backward(self, dy: ArrayLike, x_shape: Shape | None, out: OutT, *, dtype: Dtype = None) -> OutT: ...
     @operation("dy", out=("dy",))
-    def backward(self, dy, x_shape=None, out=None, *, dtype=None):
+    def backward(self, dy: ArrayLike, x_shape: Shape | None = None, out: Any = None, *, dtype: Dtype = None) -> Any:
         """Gradient of `apply`: the same kernel on ``dy``, the same mask made again.
 
         Parameters
@@ -416,13 +491,21 @@ class Mask(Fields):
 
     # -- in other people's expressions ---------------------------------------------------------------------------------
 
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if ufunc is not np.multiply or method != "__call__" or kwargs or len(inputs) != 2:
             raise TypeError(f"numpy.{ufunc.__name__} is not defined for a mask; {CAN}")
         x, mask = inputs if isinstance(inputs[1], Mask) else inputs[::-1]
         return mask * x if out is None else mask.apply(x, out[0])
 
-    def __mul__(self, x):
+    @overload
+    def __mul__(self, x: NDArray[FloatT]) -> NDArray[FloatT]: ...
+    @overload
+    def __mul__(self, x: TensorT) -> TensorT: ...
+    @overload
+    def __mul__(self, x: FrameT) -> FrameT: ...
+    @overload
+    def __mul__(self, x: Numbers | Buffer | bytes) -> Floats: ...
+    def __mul__(self, x: Any) -> Any:
         if type(x) is np.ndarray:
             return self.apply(x)
         if isinstance(x, Mask):
@@ -443,7 +526,9 @@ class Mask(Fields):
         return x._constructor(y, *x.axes, copy=False).__finalize__(x)
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """torch calls this for each of its functions that is given a mask."""
         name, kwargs = func.__name__, dict(kwargs or ())
         out = kwargs.pop("out", None)
@@ -455,28 +540,32 @@ class Mask(Fields):
             out = x
         return mask * x if out is None else mask.apply(x, out)
 
-    def __dlpack__(self, **kwargs):
+    def __dlpack__(self, **kwargs: Any) -> Any:
         return np.asarray(self).__dlpack__(**kwargs)
 
-    def __dlpack_device__(self):
+    def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0  # the CPU's
 
-    @property
-    def dtype(self):
-        """No such thing. It must not be an AttributeError: that ``df.mul(mask)`` ends here keeps pandas from taking
-        the mask for one number, which it would apply to its transposed blocks."""
-        raise TypeError(f"a mask has no dtype, x * mask has that of x (of a DataFrame: df * mask, not df.mul); {CAN}")
+    if not TYPE_CHECKING:  # these raise: for checkers they are not there
 
-    @property
-    def _data(self):
-        """What numpy.ma asks for in ``masked_array * mask``, before it goes on with the array of multipliers."""
-        raise TypeError("x must not be a masked array: dropout would lose its mask; pass x.filled(0)")
+        @property
+        def dtype(self) -> Never:
+            """No such thing. It must not be an AttributeError: that ``df.mul(mask)`` ends here keeps pandas from taking
+            the mask for one number, which it would apply to its transposed blocks."""
+            raise TypeError(
+                f"a mask has no dtype, x * mask has that of x (of a DataFrame: df * mask, not df.mul); {CAN}"
+            )
 
-    def __bool__(self):
-        raise TypeError(f"a mask is neither true nor false (is there one: mask is not None); {CAN}")
+        @property
+        def _data(self):
+            """What numpy.ma asks for in ``masked_array * mask``, before it goes on with the array of multipliers."""
+            raise TypeError("x must not be a masked array: dropout would lose its mask; pass x.filled(0)")
 
-    def __getattr__(self, name):
-        raise AttributeError(f"a fastdrop.Mask has no {name!r}; {CAN}")
+        def __bool__(self):
+            raise TypeError(f"a mask is neither true nor false (is there one: mask is not None); {CAN}")
+
+        def __getattr__(self, name):
+            raise AttributeError(f"a fastdrop.Mask has no {name!r}; {CAN}")
 
 
 if _core is not None:
@@ -613,7 +702,7 @@ def gradient(mask, dy, x_shape, out):
 
 
 @explained
-def mask(shape, p, *, rng=None):
+def mask(shape: Shape, p: Probability, *, rng: RngLike = None) -> Mask:
     """Make a dropout mask: O(1), nothing is generated.
 
     Parameters

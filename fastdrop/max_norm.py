@@ -1,7 +1,10 @@
 """``max_norm_``: the weight constraint that goes with dropout, in place."""
 
+from __future__ import annotations
+
 import math
 import operator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,11 +14,14 @@ from .backends import in_use
 from .dispatch import operation
 from .memory import with_room
 
+if TYPE_CHECKING:
+    from .typing import OutT, Shape
+
 __all__ = ["max_norm_"]
 
 
 @operation("W", into="W")
-def max_norm_(W, limit, axis=0):
+def max_norm_(W: OutT, limit: float, axis: Shape = 0) -> OutT:
     """Scale down, in place, the vectors of weights whose Euclidean norm is above a limit.
 
     Parameters

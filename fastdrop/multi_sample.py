@@ -12,22 +12,51 @@ kernels, masks made in its packing, would save that buffer too; it was left out 
 as the first on every machine, and the buffer costs some percent.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
 import numpy as np
 
 from .arguments import check_allocatable, check_p, check_samples, check_shape
 from .arrays import as_array, as_native, broadcast_to_mask, check_out, output_like
 from .backends import in_use
-from .dispatch import operation
+from .dispatch import like, operation
 from .functional import check_mask, draw_mask
 from .masks import Mask, apply_into
 from .memory import new_array, new_like, with_room
+
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
+
+    from numpy.typing import NDArray
+
+    from .typing import ArrayLike, Average, Floats, FloatT, Foreign, OutT, Probability, RngLike, TensorT
 
 SCRATCH = 6  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
 LEAST = 1 << 20  # bytes that it may have in any case
 
 
+@overload
+def multi_sample_dropout(
+    x: NDArray[FloatT], p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: None = None
+) -> tuple[NDArray[FloatT], Mask]: ...
+@overload
+def multi_sample_dropout(
+    x: TensorT, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: None = None
+) -> tuple[TensorT, Mask]: ...
+@overload
+def multi_sample_dropout(
+    x: Foreign, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: None = None
+) -> tuple[Floats, Mask]: ...
+@overload
+def multi_sample_dropout(
+    x: ArrayLike, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: OutT
+) -> tuple[OutT, Mask]: ...
 @operation("x", out=("x",))
-def multi_sample_dropout(x, p, samples, *, rng=None, out=None):
+def multi_sample_dropout(
+    x: ArrayLike, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: Any = None
+) -> tuple[Any, Mask]:
     """Make ``samples`` dropped copies of ``x``.
 
     Parameters
@@ -84,8 +113,16 @@ def multi_sample_dropout(x, p, samples, *, rng=None, out=None):
     return y, mask
 
 
+@overload
+def multi_sample_dropout_backward(dy: NDArray[FloatT], mask: Mask, *, out: None = None) -> NDArray[FloatT]: ...
+@overload
+def multi_sample_dropout_backward(dy: TensorT, mask: Mask, *, out: None = None) -> TensorT: ...
+@overload
+def multi_sample_dropout_backward(dy: Foreign, mask: Mask, *, out: None = None) -> Floats: ...
+@overload
+def multi_sample_dropout_backward(dy: ArrayLike, mask: Mask, *, out: OutT) -> OutT: ...
 @operation("dy", out=("dy",))
-def multi_sample_dropout_backward(dy, mask, *, out=None):
+def multi_sample_dropout_backward(dy: ArrayLike, mask: Mask, *, out: Any = None) -> Any:
     """Gradient of `multi_sample_dropout` with respect to ``x``: the sum over samples, in one pass.
 
     Parameters
@@ -118,8 +155,11 @@ def multi_sample_dropout_backward(dy, mask, *, out=None):
     return dx
 
 
+@like(multi_sample_dropout)
 @operation("x", out=("x",))
-def multi_sample_mean(x, p, samples, *, rng=None, out=None):
+def multi_sample_mean(
+    x: ArrayLike, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: Any = None
+) -> tuple[Any, Mask]:
     """Mean of ``samples`` dropped copies of ``x``: ``x`` is read once, the mean written once, no copy is made.
 
     Parameters
@@ -170,8 +210,9 @@ def multi_sample_mean(x, p, samples, *, rng=None, out=None):
     return _mean(x, mask, out), mask
 
 
+@like(multi_sample_dropout_backward)
 @operation("dy", out=("dy",))
-def multi_sample_mean_backward(dy, mask, *, out=None):
+def multi_sample_mean_backward(dy: ArrayLike, mask: Mask, *, out: Any = None) -> Any:
     """Gradient of `multi_sample_mean` with respect to ``x``: the same kernel on ``dy``.
 
     Parameters
@@ -202,8 +243,26 @@ def multi_sample_mean_backward(dy, mask, *, out=None):
     return dx.copy() if dx is dy and out is None else dx
 
 
+@overload
+def multi_sample_linear(
+    x: NDArray[FloatT], W: ArrayLike, b: ArrayLike | None, p: Probability, samples: SupportsIndex, *,
+    rng: RngLike = None, average: Average = "losses",
+) -> tuple[NDArray[FloatT], Mask]: ...  # fmt: skip
+@overload
+def multi_sample_linear(
+    x: TensorT, W: ArrayLike, b: ArrayLike | None, p: Probability, samples: SupportsIndex, *,
+    rng: RngLike = None, average: Average = "losses",
+) -> tuple[TensorT, Mask]: ...  # fmt: skip
+@overload
+def multi_sample_linear(
+    x: Foreign, W: ArrayLike, b: ArrayLike | None, p: Probability, samples: SupportsIndex, *,
+    rng: RngLike = None, average: Average = "losses",
+) -> tuple[Floats, Mask]: ...  # fmt: skip
 @operation("x", "W", "b", optional=("b",))
-def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
+def multi_sample_linear(
+    x: ArrayLike, W: ArrayLike, b: ArrayLike | None, p: Probability, samples: SupportsIndex, *, rng: RngLike = None,
+    average: Average = "losses",
+) -> tuple[Any, Mask]:  # fmt: skip
     """Drop ``x`` in ``samples`` ways and put each through one linear layer: ``y[s] @ W + b``.
 
     Parameters
@@ -275,8 +334,20 @@ def multi_sample_linear(x, W, b, p, samples, *, rng=None, average="losses"):
     return logits, masks
 
 
+@overload
+def multi_sample_linear_backward(
+    dlogits: NDArray[FloatT], x: ArrayLike, W: ArrayLike, mask: Mask
+) -> tuple[NDArray[FloatT], NDArray[FloatT], NDArray[FloatT]]: ...
+@overload
+def multi_sample_linear_backward(
+    dlogits: TensorT, x: ArrayLike, W: ArrayLike, mask: Mask
+) -> tuple[TensorT, TensorT, TensorT]: ...
+@overload
+def multi_sample_linear_backward(
+    dlogits: Foreign, x: ArrayLike, W: ArrayLike, mask: Mask
+) -> tuple[Floats, Floats, Floats]: ...
 @operation("dlogits", "x", "W")
-def multi_sample_linear_backward(dlogits, x, W, mask):
+def multi_sample_linear_backward(dlogits: ArrayLike, x: ArrayLike, W: ArrayLike, mask: Mask) -> tuple[Any, Any, Any]:
     """Gradients of `multi_sample_linear`.
 
     Parameters

@@ -1,11 +1,18 @@
 """How many threads the kernels may use, in this process."""
 
+from __future__ import annotations
+
 import operator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .arguments import explained
 from .compiled import _core
 from .locks import new_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import SupportsIndex
 
 MAX_THREADS = 1024
 
@@ -14,7 +21,7 @@ _lock = new_lock()
 
 
 @explained
-def set_num_threads(n):
+def set_num_threads(n: SupportsIndex) -> None:
     """Set how many threads the kernels may use, in this process. It changes no result.
 
     Parameters
@@ -48,13 +55,13 @@ def set_num_threads(n):
             _core.set_threads(number)
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Return how many threads the kernels may use."""
     return _threads
 
 
 @contextmanager
-def threads(n):
+def threads(n: SupportsIndex) -> Iterator[None]:
     """Set the number of threads for a ``with`` block; the number before it comes back at its end.
 
     Parameters

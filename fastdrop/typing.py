@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import ctypes
     import mmap
     from collections.abc import Sequence
+    from types import EllipsisType
     from typing import SupportsIndex, TypeAlias
 
     import numpy as np
@@ -66,6 +67,7 @@ ArrayT = TypeVar("ArrayT", bound="NDArray[np.floating[Any]] | Tensor")
 OutT = TypeVar("OutT", bound="NDArray[np.floating[Any]] | Tensor | Buffer")
 OtherT = TypeVar("OtherT", bound="NDArray[np.floating[Any]] | Tensor | Buffer")  # of a pair of outputs, the second
 FrameT = TypeVar("FrameT", bound="Frame")
+ScalarT = TypeVar("ScalarT", bound="np.generic")
 Floats: TypeAlias = "NDArray[np.floating[Any]]"
 
 # -- other arguments ---------------------------------------------------------------------------------------------------
@@ -75,13 +77,19 @@ Probability: TypeAlias = "float | np.floating[Any] | np.integer[Any] | Nested | 
 NumpyRandom: TypeAlias = "np.random.SeedSequence | np.random.Generator | np.random.BitGenerator"
 RngLike: TypeAlias = "int | np.integer[Any] | Rng | NumpyRandom | None"
 Training: TypeAlias = "bool | np.bool_"
+Dtype: TypeAlias = "DTypeLike | None"
+Integer: TypeAlias = "int | np.integer[Any]"
 Shape: TypeAlias = "SupportsIndex | tuple[SupportsIndex, ...] | list[int]"
 MaskShape: TypeAlias = "SupportsIndex | tuple[SupportsIndex | None, ...] | list[int] | list[int | None] | None"
 Bools: TypeAlias = "NDArray[np.bool_] | Sequence[bool] | Sequence[Sequence[bool]] | Sequence[Sequence[Sequence[bool]]]"
 Labels: TypeAlias = "Real | Tensor | Sequence[int] | Sequence[Sequence[float]]"
 AttentionMask: TypeAlias = "Bools | ArrayLike"
-Reduction: TypeAlias = 'Literal["mean", "sum", "batchmean"]'  # and "none", with which the loss is an array
+MaskIndex: TypeAlias = "SupportsIndex | slice[Any, Any, None] | EllipsisType"
+MaskKey: TypeAlias = "MaskIndex | tuple[MaskIndex, ...]"
+Reduction: TypeAlias = Literal["mean", "sum", "batchmean"]
+AnyReduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]  # "none": the loss is an array
 Average: TypeAlias = Literal["losses", "logits"]
+Backend: TypeAlias = Literal["native", "numba", "reference"]
 
 
 class MaskOptions(TypedDict, total=False):
@@ -96,7 +104,7 @@ class DropoutOptions(MaskOptions, total=False):
     """What `fastdrop.dropout` and its fused forms take beside arrays."""
 
     mask_shape: MaskShape
-    dtype: DTypeLike | None
+    dtype: Dtype
 
 
 class LossOptions(TypedDict, total=False):

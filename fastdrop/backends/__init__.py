@@ -9,7 +9,13 @@ floats of native byte order, aligned, of one shape (a mask broadcasts to it).  T
 can be seen in ``fastdrop.show_config()``; nothing falls back later.
 """
 
+from __future__ import annotations
+
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..typing import Backend
 
 _MODULES = {
     "native": "fastdrop.backends.native",
@@ -44,7 +50,7 @@ in_use = _InUse()
 in_use.backend = _None()
 
 
-def use_backend(name):
+def use_backend(name: Backend) -> None:
     """Choose the backend for all later calls of this process.
 
     Parameters
@@ -77,7 +83,7 @@ def use_backend(name):
         raise ImportError(f"the backend {name!r} cannot be loaded ({error}): to have it, {CURES[name]}") from error
 
 
-def get_backend():
+def get_backend() -> Backend:
     """Return the name of the backend in use: "native", "numba" or "reference"."""
     return current().NAME
 

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 
-def on_device(x):
+def on_device(x: object) -> bool:
     """Does ``x`` lie in CUDA memory? Asks its type, and no driver."""
     kind = type(x)
     if _owner_of(x) is _Torch:

@@ -12,6 +12,10 @@ wait for the device: give ``out`` where that matters.  The driver is not touched
 first call.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..borders.host import on_device as is_device_array
 from .elementwise import (
     FUNCTIONS,
@@ -49,5 +53,21 @@ __all__ = [
     "softmax_dropout_backward",
     "symmetric_kl",
 ]
-__all__ += FUNCTIONS  # of the activations, by name
-globals().update(FUNCTIONS)
+if TYPE_CHECKING:  # which functions of activations there are, for those who do not run this
+    from typing import Any
+
+    from ..masks import Mask
+    from ..typing import TensorT
+
+    def relu_dropout_backward(
+        dy: TensorT, x: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None
+    ) -> TensorT: ...
+
+    relu_dropout = dropout
+    gelu_dropout = dropout
+    gelu_dropout_backward = relu_dropout_backward
+    silu_dropout = dropout
+    silu_dropout_backward = relu_dropout_backward
+else:
+    __all__ += FUNCTIONS  # of the activations, by name
+    globals().update(FUNCTIONS)

@@ -1,10 +1,20 @@
 """Dropout, and what stands beside it, on device arrays: checked here, launched by the Numba CUDA backend."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..arguments import check_p, check_samples, check_shape, joint_shape
 from ..borders.cuda import array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
 from ..dtypes import FLOATS
 from ..functional import check_mask, draw_mask, requested_mask
 from ..operations import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
+
+    from ..masks import Mask
+    from ..typing import MaskShape, Probability, RngLike, Shape, TensorT, Training
 
 
 def mask_for(shape, p, rng, mask, training, mask_shape=None):
@@ -24,7 +34,7 @@ def _spread(a, shape, name):
 # -- dropout -----------------------------------------------------------------------------------------------------------
 
 
-def apply(mask, x, out=None, *, stream=None):
+def apply(mask: Mask, x: TensorT, out: TensorT | None = None, *, stream: Any = None) -> TensorT:
     """``mask.apply(x)`` on the device.
 
     Parameters
@@ -55,7 +65,10 @@ def _apply(a, out, stream, take):
     return deliver(y, stream), mask
 
 
-def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
+def dropout(
+    x: TensorT, p: Probability = 0.5, *, rng: RngLike = None, mask: Mask | None = None, training: Training = True,
+    mask_shape: MaskShape = None, out: TensorT | None = None, stream: Any = None,
+) -> tuple[TensorT, Mask]:  # fmt: skip
     """`fastdrop.dropout` for device arrays; arguments and results as there and in `apply`.
 
     Returns
@@ -73,13 +86,15 @@ def dropout(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, ou
     return _apply(spread, out, stream, take)
 
 
-def dropout_backward(dy, mask, *, out=None, stream=None):
+def dropout_backward(dy: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None) -> TensorT:
     """Gradient of `dropout`: the same kernel on ``dy``, the same mask made again."""
     check_mask(mask)
     return backward(mask, dy, out=out, stream=stream)
 
 
-def backward(mask, dy, x_shape=None, out=None, *, stream=None):
+def backward(
+    mask: Mask, dy: TensorT, x_shape: Shape | None = None, out: TensorT | None = None, *, stream: Any = None
+) -> TensorT:
     """``mask.backward(dy, x_shape)`` on the device: the sum over the axes along which x was broadcast up."""
     stream = stream_of(stream, dy)
     a = array_of(dy, "dy", stream)
@@ -103,7 +118,7 @@ def _sum(dx, a, mask, stream):
     return deliver(dx, stream)
 
 
-def bits(mask, *, like=None, out=None, stream=None):
+def bits(mask: Mask, *, like: TensorT | None = None, out: TensorT | None = None, stream: Any = None) -> TensorT:
     """``mask.bits()`` made on the device.
 
     Parameters
@@ -161,8 +176,10 @@ def _fused(op, x, name, more, p, rng, mask, training, mask_shape, out, stream):
 
 
 def dropout_add(
-    x, residual, p=0.5, *, bias=None, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None
-):  # fmt: skip
+    x: TensorT, residual: TensorT, p: Probability = 0.5, *, bias: TensorT | None = None, rng: RngLike = None,
+    mask: Mask | None = None, training: Training = True, mask_shape: MaskShape = None, out: TensorT | None = None,
+    stream: Any = None,
+) -> tuple[TensorT, Mask]:  # fmt: skip
     """`fastdrop.dropout_add` for device arrays: ``dropout(x + bias) + residual``, one pass.
 
     Quickest where x and residual are contiguous, and bias lies along the last axis of x.
@@ -171,7 +188,9 @@ def dropout_add(
     return _fused("dropout_add", x, "x", more, p, rng, mask, training, mask_shape, out, stream)
 
 
-def dropout_add_backward(dy, mask, *, bias_shape=None, out=None, stream=None):
+def dropout_add_backward(
+    dy: TensorT, mask: Mask, *, bias_shape: Shape | None = None, out: TensorT | None = None, stream: Any = None
+) -> tuple[TensorT, TensorT | None]:
     """`fastdrop.dropout_add_backward` for device arrays: dx, and dbias or None."""
     check_mask(mask)
     stream = stream_of(stream, dy)
@@ -210,10 +229,11 @@ def _activation(name):
     def forward(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
         return _fused(op, x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
 
-    def backward(dy, x, mask, *, out=None, stream=None):
+    def backward(dy: TensorT, x: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None) -> TensorT:
         check_mask(mask)
         return _fused(f"{op}_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
 
+    forward.__annotations__ = dropout.__annotations__
     for function, own in ((forward, name), (backward, f"{name}_backward")):
         function.__name__ = function.__qualname__ = own
         function.__doc__ = f"`fastdrop.{own}` for device arrays; {works_in}."
@@ -224,7 +244,9 @@ FUNCTIONS = dict(function for name in ACTIVATIONS for function in _activation(na
 globals().update(FUNCTIONS)
 
 
-def r_drop_pair(x, p, *, rng=None, out=None, stream=None):
+def r_drop_pair(
+    x: TensorT, p: Probability, *, rng: RngLike = None, out: TensorT | None = None, stream: Any = None
+) -> tuple[TensorT, Mask]:
     """`fastdrop.r_drop_pair` for device arrays."""
     return dropout(x, p, rng=rng, mask_shape=(2, *x.shape), out=out, stream=stream)
 
@@ -242,7 +264,10 @@ def _samples_for(a, p, samples, rng):
     return shape, take, keeps_all
 
 
-def multi_sample_dropout(x, p, samples, *, rng=None, out=None, stream=None):
+def multi_sample_dropout(
+    x: TensorT, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: TensorT | None = None,
+    stream: Any = None,
+) -> tuple[TensorT, Mask]:  # fmt: skip
     """`fastdrop.multi_sample_dropout` for device arrays."""
     stream = stream_of(stream, x)
     a = array_of(x, "x", stream)
@@ -250,7 +275,9 @@ def multi_sample_dropout(x, p, samples, *, rng=None, out=None, stream=None):
     return _apply(_spread(a, shape, "x"), out, stream, take)
 
 
-def multi_sample_dropout_backward(dy, mask, *, out=None, stream=None):
+def multi_sample_dropout_backward(
+    dy: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None
+) -> TensorT:
     """`fastdrop.multi_sample_dropout_backward` for device arrays: added in the order of the samples."""
     check_mask(mask)
     stream = stream_of(stream, dy)
@@ -260,7 +287,10 @@ def multi_sample_dropout_backward(dy, mask, *, out=None, stream=None):
     return _sum(result_of(out, "out", stream, a, a.shape[1:], (a,)), a, mask, stream)
 
 
-def multi_sample_mean(x, p, samples, *, rng=None, out=None, stream=None):
+def multi_sample_mean(
+    x: TensorT, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: TensorT | None = None,
+    stream: Any = None,
+) -> tuple[TensorT, Mask]:  # fmt: skip
     """`fastdrop.multi_sample_mean` for contiguous device arrays: x is read once, y written once."""
     stream = stream_of(stream, x)
     a = array_of(x, "x", stream)
@@ -270,7 +300,7 @@ def multi_sample_mean(x, p, samples, *, rng=None, out=None, stream=None):
     return _mean(a, shape, take, out, stream, "x")
 
 
-def multi_sample_mean_backward(dy, mask, *, out=None, stream=None):
+def multi_sample_mean_backward(dy: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None) -> TensorT:
     """Gradient of `multi_sample_mean`: the same kernel on ``dy``."""
     check_mask(mask)
     stream = stream_of(stream, dy)

@@ -1,6 +1,9 @@
 """Attention weights and R-Drop's losses on device arrays: checked here, launched by the Numba CUDA backend."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 from ..arguments import check_number
 from ..borders.cuda import array_of, broadcast, contiguous, deliver, kernels_on, like_of, overlap, result_of, stream_of
@@ -8,10 +11,18 @@ from ..functional import check_mask
 from ..losses import REDUCTIONS, RDrop
 from .elementwise import mask_for, whole
 
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
+
+    from ..masks import Mask
+    from ..typing import AnyReduction, Probability, RngLike, TensorT, Training
+
 
 def softmax_dropout(
-    scores, p=0.5, *, axis=-1, attention_mask=None, rng=None, mask=None, training=True, out=None, stream=None
-):  # fmt: skip
+    scores: TensorT, p: Probability = 0.5, *, axis: SupportsIndex = -1, attention_mask: TensorT | None = None,
+    rng: RngLike = None, mask: Mask | None = None, training: Training = True, out: TensorT | None = None,
+    stream: Any = None,
+) -> tuple[TensorT, Mask, TensorT]:  # fmt: skip
     """`fastdrop.softmax_dropout` for contiguous device arrays, along the last axis.
 
     Parameters
@@ -45,7 +56,10 @@ def softmax_dropout(
     return deliver(y, stream), mask, deliver(saved, stream)
 
 
-def softmax_dropout_backward(dy, scores, log_sum, mask, *, axis=-1, attention_mask=None, out=None, stream=None):
+def softmax_dropout_backward(
+    dy: TensorT, scores: TensorT, log_sum: TensorT, mask: Mask, *, axis: SupportsIndex = -1,
+    attention_mask: TensorT | None = None, out: TensorT | None = None, stream: Any = None,
+) -> TensorT:  # fmt: skip
     """Gradient of `softmax_dropout` with respect to scores; ``out`` may be ``dy``.
 
     ``log_sum`` is what `softmax_dropout` returned last.
@@ -98,7 +112,10 @@ def _attention(attention_mask, stream, scores):
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
-def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis=-1, out=None, stream=None):
+def symmetric_kl(
+    a: TensorT, b: TensorT, *, pad_mask: TensorT | None = None, reduction: AnyReduction = "mean",
+    temperature: float = 1.0, axis: SupportsIndex = -1, out: tuple[TensorT, TensorT] | None = None, stream: Any = None,
+) -> tuple[TensorT, TensorT, TensorT]:  # fmt: skip
     """`fastdrop.symmetric_kl` for contiguous device arrays.
 
     Parameters
@@ -125,9 +142,10 @@ def symmetric_kl(a, b, *, pad_mask=None, reduction="mean", temperature=1.0, axis
 
 
 def r_drop(
-    a, b, labels, *, alpha, pad_mask=None, reduction="mean", label_smoothing=0.0, ignore_index=-100, temperature=1.0,
-    axis=-1, out=None, stream=None,
-):  # fmt: skip
+    a: TensorT, b: TensorT, labels: TensorT, *, alpha: float, pad_mask: TensorT | None = None,
+    reduction: AnyReduction = "mean", label_smoothing: float = 0.0, ignore_index: SupportsIndex = -100,
+    temperature: float = 1.0, axis: SupportsIndex = -1, out: tuple[TensorT, TensorT] | None = None, stream: Any = None,
+) -> RDrop[TensorT, TensorT]:  # fmt: skip
     """`fastdrop.r_drop` for contiguous device arrays.
 
     Parameters

@@ -9,9 +9,12 @@ turns a loop over lanes into vpmuludq; every step that could overflow is done in
 scalars, which the plain functions work on, warn where machine integers wrap.
 """
 
+from __future__ import annotations
+
 import math
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llvmlite import ir
@@ -20,6 +23,15 @@ from numba.core import cgutils, errors
 from numba.extending import intrinsic, overload, register_jitable
 
 from ... import operations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ParamSpec, TypeVar
+
+    from ...typing import Integer
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 # -- names of compiled code ------------------------------------------------------------------------------------------
 # Numba calls machine code by module, __qualname__, argument types and a count of what the process has compiled so far.
@@ -61,7 +73,7 @@ def jitable(function, forceinline=False):
     )
 
 
-def inline(function):
+def inline(function: Callable[P, R]) -> Callable[P, R]:
     """For a function that is never called: LLVM leaves one of Philox's size uninlined and then cannot vectorise the
     loop around it."""
     return jitable(function, forceinline=True)
@@ -173,7 +185,7 @@ def byte_of(seed, stream, index, tag):
 
 
 @inline
-def uniform32(seed, stream, index):
+def uniform32(seed: Integer, stream: Integer, index: Integer) -> np.uint64:
     """Return U(index), uniform on 32 bits, as a uint64. See `fastdrop.numba`."""
     u = np.uint64(0)
     for tag in range(4):
@@ -182,7 +194,7 @@ def uniform32(seed, stream, index):
 
 
 @inline
-def keep(seed, stream, index, threshold):
+def keep(seed: Integer, stream: Integer, index: Integer, threshold: Integer) -> bool | np.bool_:
     """Is element ``index`` kept: U(index) < threshold, by as many bytes of U as it takes. See `fastdrop.numba`."""
     t = uint64(threshold)
     kept = t > np.uint64(LOW)
@@ -244,14 +256,14 @@ def nibble(flags):
 
 
 @inline
-def keep_lane(seed, stream, call, threshold):
+def keep_lane(seed: Integer, stream: Integer, call: Integer, threshold: Integer) -> np.uint32:
     """The decisions of one call's 16 elements in 16 bits. See `fastdrop.numba`."""
     k0, k1, k2, k3 = keep_flags(seed, stream, call, threshold)
     return np.uint32(nibble(k0) | nibble(k1) << np.uint32(4) | nibble(k2) << np.uint32(8) | nibble(k3) << np.uint32(12))
 
 
 @inline
-def keep_bits64(seed, stream, word_index, threshold):
+def keep_bits64(seed: Integer, stream: Integer, word_index: Integer, threshold: Integer) -> np.uint64:
     """The decisions of elements 64*word_index ... 64*word_index + 63, bit j = element j. See `fastdrop.numba`."""
     w = uint64(word_index)
     word = w & np.uint64(3)
@@ -275,14 +287,14 @@ def _checked(p):
 
 
 @inline
-def threshold(p):
+def threshold(p: float) -> np.uint64:
     """T = round((1 - p) * 2**32), half to even. See `fastdrop.numba`."""
     exact = (1.0 - _checked(p)) * 4294967296.0
     return np.uint64((exact + 4503599627370496.0) - 4503599627370496.0)  # 2**52: the adder rounds to an integer
 
 
 @inline
-def scale(p):
+def scale(p: float) -> float:
     """1 / (1 - p), in double; inf at p = 1. See `fastdrop.numba`."""
     kept = 1.0 - _checked(p)
     return 1.0 / kept if kept > 0.0 else np.inf
