@@ -46,7 +46,8 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
     op : str
         Name of one of `operations.LOSSES`.
     a, b : array of shape [rows, classes]
-        Logits; ``b`` is None for the cross entropy.
+        Logits; ``b`` is None for the cross entropy. Those of long double are worked on in it, for the truth that
+        others are judged by: `fastdrop.bench.accuracy`.
     da, db : array
         Gradients, of the same shapes; may be ``a`` and ``b``.
     label : array of int64 of shape [rows], or None
@@ -69,8 +70,8 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
 def _some_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, weight, alpha, smoothing):
     op = LOSSES_BY_NAME[op]
     used = np.ones(len(a), bool) if skip is None else ~skip.astype(bool)
-    y = _wanted(label, target, smoothing, used, a.shape) if op.labels else None
-    sides = [_Side(x, temperature) for x in (a, b) if x is not None]
+    y = wanted(label, target, smoothing, used, a.shape) if op.labels else None
+    sides = [Side(x, temperature) for x in (a, b) if x is not None]
     broken = np.any([side.broken for side in sides], axis=0)
     kl_rows, gradients = np.zeros(len(a)), [0.0, 0.0]
     rows = kl_rows
@@ -99,11 +100,11 @@ def _write(out, values, used):
     out[...] = np.where(used.reshape((-1,) + (1,) * (values.ndim - 1)), values, 0)
 
 
-class _Side:
+class Side:
     """Some rows of logits: x, p and what the module's docstring calls r, and which of them are broken or empty."""
 
     def __init__(self, a, temperature):
-        a = a.astype(np.float64)
+        a = a.astype(np.longdouble if a.dtype == np.longdouble else np.float64)
         self.broken = np.isnan(a).any(-1) | (a == np.inf).any(-1)
         top = a.max(-1, keepdims=True)
         self.some = top[:, 0] > -np.inf
@@ -119,7 +120,7 @@ class _Side:
         self.log_sum = np.log1p(self.rest)
 
 
-def _wanted(label, target, smoothing, used, shape):
+def wanted(label, target, smoothing, used, shape):
     """What each row's label wants of each class, with the smoothing."""
     if target is None:
         y = np.zeros(shape)
