@@ -4,9 +4,10 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 cdef extern from "fastdrop.h" nogil:
     enum: FD_MAX_NDIM, FD_INPUTS, FD_SERIAL, FD_NONTEMPORAL
     cdef enum fd_dtype:
-        FD_F32, FD_F64, FD_F16, FD_BF16
+        FD_F32, FD_F64, FD_F16, FD_DTYPES
     cdef enum fd_op:
         FD_APPLY, FD_OPS, FD_KEEP
+    const char *fd_dtype_name(fd_dtype dtype)
     const char *fd_op_name(fd_op op)
     int fd_op_inputs(fd_op op)
     ctypedef struct fd_source:

@@ -17,6 +17,7 @@ _Doubles = NDArray[np.float64]
 MAX_NDIM: int
 LOSSES: dict[str, int]
 LOSS_FACTS: list[dict[str, object]]
+DTYPES: dict[str, int]
 OPERATIONS: dict[str, int]
 QUIET: frozenset[type]
 Mask: type[_Mask]

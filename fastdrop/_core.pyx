@@ -22,6 +22,7 @@ cdef extern from "numpy/arrayobject.h":
 
 Mask = None  # the class that `make` makes here, set by fastdrop.masks
 MAX_NDIM = FD_MAX_NDIM
+DTYPES = {fd_dtype_name(<fd_dtype>dtype).decode(): dtype for dtype in range(<int>FD_DTYPES)}
 OPERATIONS = {fd_op_name(<fd_op>op).decode(): op for op in range(<int>FD_OPS)}
 LOSSES = {fd_loss_table[op].name.decode(): op for op in range(<int>FD_LOSSES)}
 LOSS_FACTS = [fd_loss_table[op] for op in range(<int>FD_LOSSES)]  # as dicts, for a test that they are Python's
@@ -208,8 +209,9 @@ cdef fd_dtype dtype_of(cnp.ndarray x) except *:
         return FD_F64
     if number == NPY_HALF:
         return FD_F16
-    if (<object>x).dtype.name == "bfloat16":
-        return FD_BF16
+    other = DTYPES.get((<object>x).dtype.name)
+    if other is not None:
+        return <fd_dtype><int>other
     raise TypeError(f"no kernel for dtype {(<object>x).dtype}")
 
 

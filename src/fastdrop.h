@@ -18,7 +18,12 @@
 extern "C" {
 #endif
 
-enum fd_dtype { FD_F32, FD_F64, FD_F16, FD_BF16, FD_DTYPES };
+/* FD_F32 and the others of dtypes.def. */
+enum fd_dtype {
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) FD_##NAME,
+#include "dtypes.def"
+    FD_DTYPES
+};
 enum {
     FD_MAX_NDIM = 64,
     FD_INPUTS = 3,
@@ -35,6 +40,7 @@ enum fd_op {
     FD_UNIFORM         /* the uniforms behind them, as 32-bit integers, likewise; not of stored bits */
 };
 
+const char *fd_dtype_name(enum fd_dtype dtype);  /* NumPy's: "float32" and so on */
 const char *fd_op_name(enum fd_op op);  /* "apply" and so on */
 int fd_op_inputs(enum fd_op op);
 

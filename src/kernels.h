@@ -11,7 +11,10 @@
 
 static inline int64_t fd_item_size(enum fd_dtype dtype)
 {
-    static const int64_t bytes[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2};
+    static const int64_t bytes[FD_DTYPES] = {
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) [FD_##NAME] = sizeof(T),
+#include "dtypes.def"
+    };
     return bytes[dtype];
 }
 

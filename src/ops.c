@@ -1,5 +1,14 @@
-/* What ops.def and losses.def say, for callers who choose by name. */
+/* What dtypes.def, ops.def and losses.def say, for callers who choose by name. */
 #include "fastdrop.h"
+
+const char *fd_dtype_name(enum fd_dtype dtype)
+{
+    static const char *const name[FD_DTYPES] = {
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) [FD_##NAME] = numpy,
+#include "dtypes.def"
+    };
+    return name[dtype];
+}
 
 const char *fd_op_name(enum fd_op op)
 {

@@ -25,20 +25,20 @@ typedef struct {
 static double element(enum fd_dtype dtype, const char *at, int64_t i)
 {
     switch (dtype) {
-    case FD_F64: return ((const double *)at)[i];
-    case FD_F16: return f16_to_f32(((const uint16_t *)at)[i]);
-    case FD_BF16: return bf16_to_f32(((const uint16_t *)at)[i]);
-    default: return ((const float *)at)[i];
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) \
+    case FD_##NAME: return TO_S(((const T *)at)[i]);
+#include "dtypes.def"
+    default: return NAN;  /* there is no other */
     }
 }
 
 static void put(enum fd_dtype dtype, char *at, int64_t i, double g)
 {
     switch (dtype) {
-    case FD_F64: ((double *)at)[i] = g; break;
-    case FD_F16: ((uint16_t *)at)[i] = f32_to_f16((float)g); break;
-    case FD_BF16: ((uint16_t *)at)[i] = f32_to_bf16((float)g); break;
-    default: ((float *)at)[i] = (float)g;
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) \
+    case FD_##NAME: ((T *)at)[i] = FROM_S((S)g); break;
+#include "dtypes.def"
+    default: break;
     }
 }
 

@@ -8,6 +8,7 @@ import pytest
 import fastdrop as fd
 from fastdrop import backends
 from fastdrop.backends import reference
+from fastdrop.dtypes import FLOATS
 from fastdrop.operations import ACTIVATIONS, LOSSES, OPERATIONS
 
 core = pytest.importorskip("fastdrop._core")
@@ -251,6 +252,7 @@ def test_activations_are_the_same_on_every_instruction_set(name):
 
 def test_the_c_kernels_have_the_operations():
     assert list(core.OPERATIONS) == list(OPERATIONS)
+    assert set(core.DTYPES) == set(FLOATS)
     losses = [{**facts, "name": facts["name"].decode()} for facts in core.LOSS_FACTS]
     assert losses == [asdict(loss) for loss in LOSSES.values()]
 

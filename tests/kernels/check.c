@@ -98,43 +98,55 @@ int kept(const fd_source *mask, uint64_t index, double p)
     return mask->stored ? mask->stored[index / 8] >> (index % 8) & 1 : fd_keep(mask->seed, mask->stream, index, fd_threshold(p));
 }
 
-const int64_t ITEM[FD_DTYPES] = {[FD_F32] = 4, [FD_F64] = 8, [FD_F16] = 2, [FD_BF16] = 2};
+const int64_t ITEM[FD_DTYPES] = {
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) [FD_##NAME] = sizeof(T),
+#include "dtypes.def"
+};
 
 double get(enum fd_dtype dtype, const void *at)
 {
-    float f;
-    double d;
-    uint16_t h;
     switch (dtype) {
-    case FD_F32: memcpy(&f, at, 4); return f;
-    case FD_F64: memcpy(&d, at, 8); return d;
-    default: memcpy(&h, at, 2); return dtype == FD_F16 ? f16_to_f32(h) : bf16_to_f32(h);
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) \
+    case FD_##NAME: { T x; memcpy(&x, at, sizeof x); return TO_S(x); }
+#include "dtypes.def"
+    default: exit(2);
     }
 }
 
 void put(enum fd_dtype dtype, void *at, double value)
 {
-    float f = (float)value;
-    uint16_t h = dtype == FD_F16 ? f32_to_f16(f) : f32_to_bf16(f);
-    memcpy(at, dtype == FD_F64 ? (void *)&value : dtype == FD_F32 ? (void *)&f : (void *)&h, (size_t)ITEM[dtype]);
+    switch (dtype) {
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) \
+    case FD_##NAME: { T x = FROM_S((S)value); memcpy(at, &x, sizeof x); break; }
+#include "dtypes.def"
+    default: exit(2);
+    }
 }
 
 double rounded(enum fd_dtype dtype, double value)
 {
-    return dtype == FD_F64 ? value : (double)(float)value;
+    switch (dtype) {
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) case FD_##NAME: return (S)value;
+#include "dtypes.def"
+    default: exit(2);
+    }
 }
 
 double unit(enum fd_dtype dtype)
 {
-    return dtype == FD_F64 ? 0x1p-52 : 0x1p-23;
+    return rounded(dtype, 1 + 0x1p-52) > 1 ? 0x1p-52 : 0x1p-23;
 }
 
 int close_to(enum fd_dtype dtype, double got, double want, double error)
 {
-    static const double half[FD_DTYPES] = {0x1p-24, 0x1p-53, 0x1p-11, 0x1p-8}, least[FD_DTYPES] = {0x1p-149, 0x1p-1074, 0x1p-24, 0x1p-133};
+    static const double limits[FD_DTYPES][2] = {
+#define FD_DTYPE(NAME, name, numpy, T, S, TO_S, FROM_S, half, least) {half, least},
+#include "dtypes.def"
+    };
+    const double half = limits[dtype][0], least = limits[dtype][1];
     char there[8];
     put(dtype, there, want);
-    return get(dtype, there) == got || fabs(got - want) <= error + fmax(half[dtype] * fabs(want), least[dtype]) || (isnan(got) && isnan(want));
+    return get(dtype, there) == got || fabs(got - want) <= error + fmax(half * fabs(want), least) || (isnan(got) && isnan(want));
 }
 
 /* -- rows ------------------------------------------------------------------------------------------------------------ */
