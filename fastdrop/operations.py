@@ -67,7 +67,7 @@ class Elementwise:
     tolerance: int = 0  # as many 2**-24 (float64: 2**-53) of max(1, abs(x)), for a gradient times dy; 0: to the bit
 
 
-def operation(activation=False, **facts):
+def elementwise(activation=False, **facts):
     """Declare an operation by its formula, whose name and parameters are the operation's."""
 
     def declare(value):
@@ -80,31 +80,31 @@ def operation(activation=False, **facts):
     return declare
 
 
-@operation()
+@elementwise()
 def apply(x):
     """Dropout, and on dy its gradient."""
     return x
 
 
-@operation(residual=True)
+@elementwise(residual=True)
 def add(x, residual):
     """drop(x) + residual"""
     return x
 
 
-@operation(residual=True)
+@elementwise(residual=True)
 def bias_add(x, residual, bias):
     """drop(x + bias) + residual"""
     return x + bias
 
 
-@operation(activation=True)
+@elementwise(activation=True)
 def relu(x):
     """max(x, 0), where max(-0.0, 0) is +0.0 and a NaN stays one."""
     return where(x <= like(x, 0), like(x, 0), x)
 
 
-@operation()
+@elementwise()
 def relu_backward(dy, x):
     """x > 0 ? dy : 0; a NaN in x lets dy through."""
     return where(x <= like(x, 0), like(x, 0), dy)
@@ -131,13 +131,13 @@ def phi(x):
     return like(x, 0.5) * erfc(-x * like(x, 0.7071067811865476))
 
 
-@operation(activation=True, tolerance=4)
+@elementwise(activation=True, tolerance=4)
 def gelu(x):
     """x * phi(x), by Hendrycks and Gimpel, arXiv 1606.08415."""
     return at_least(x, -FAR) * phi(x)
 
 
-@operation(tolerance=8)
+@elementwise(tolerance=8)
 def gelu_backward(dy, x):
     """dy * (phi(x) + x * phi'(x))"""
     density = exp(like(x, -0.5) * x * x) * like(x, 0.3989422804014327)
@@ -151,13 +151,13 @@ def sigmoid(x):
     return where(x < like(x, 0), e, like(x, 1)) / (like(x, 1) + e)
 
 
-@operation(activation=True, tolerance=3)
+@elementwise(activation=True, tolerance=3)
 def silu(x):
     """x * sigmoid(x), by Elfwing, Uchibe and Doya, arXiv 1702.03118; also called swish."""
     return at_least(x, -FAR) * sigmoid(x)
 
 
-@operation(tolerance=3)
+@elementwise(tolerance=3)
 def silu_backward(dy, x):
     """dy * (sigmoid(x) + x * sigmoid'(x))"""
     return dy * (sigmoid(x) + cut(x) * (sigmoid(x) * sigmoid(-x)))
