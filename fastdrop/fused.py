@@ -43,16 +43,7 @@ if TYPE_CHECKING:
         Training,
     )
 
-__all__ = [
-    "dropout_add",
-    "dropout_add_backward",
-    "gelu_dropout",
-    "gelu_dropout_backward",
-    "relu_dropout",
-    "relu_dropout_backward",
-    "silu_dropout",
-    "silu_dropout_backward",
-]
+__all__ = ["dropout_add", "dropout_add_backward"]
 
 
 @overload
@@ -195,6 +186,9 @@ def dropout_add_backward(
     return dx, dbias.reshape(bias_shape).astype(dy.dtype)
 
 
+__all__ += ["relu_dropout", "relu_dropout_backward"]
+
+
 @like(dropout)
 @operation("x", out=("x",))
 def relu_dropout(
@@ -275,6 +269,9 @@ def relu_dropout_backward(dy: ArrayLike, x: ArrayLike, mask: Mask, *, out: Any =
     return _backward("relu_backward", dy, x, mask, out)
 
 
+__all__ += ["gelu_dropout", "gelu_dropout_backward"]
+
+
 @like(dropout)
 @operation("x", out=("x",))
 def gelu_dropout(
@@ -349,6 +346,9 @@ def gelu_dropout_backward(dy: ArrayLike, x: ArrayLike, mask: Mask, *, out: Any =
         As `dropout`.
     """
     return _backward("gelu_backward", dy, x, mask, out)
+
+
+__all__ += ["silu_dropout", "silu_dropout_backward"]
 
 
 @like(dropout)
