@@ -24,19 +24,20 @@ PAGE_NAMES = ("uses.py", "mistakes.py")
 
 def output(*command):
     """What a checker prints that runs where no source of the package lies: it sees what is installed."""
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=PAGES)
+    path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))  # pyright asks the first python there
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=PAGES, env=environment)
     return done.stdout + done.stderr
 
 
 def unknown_names():
-    report = output(
-        "pyright", "--pythonpath", sys.executable, "--outputjson", "--ignoreexternal", "--verifytypes", "fastdrop"
-    )
+    report = output("pyright", "--outputjson", "--ignoreexternal", "--verifytypes", "fastdrop")
     symbols = [
         symbol
         for symbol in json.loads(report)["typeCompleteness"]["symbols"]
         if symbol["isExported"] and SURFACE.fullmatch(symbol["name"])
     ]
+    assert len(symbols) > 200, report
     unknown = [symbol["name"] for symbol in symbols if not symbol["isTypeKnown"]]
     return [f"the type of {name} is not wholly known" for name in unknown], f"{len(symbols)} names of the surface"
 
@@ -51,7 +52,7 @@ def faults_of_stub():
 
 def by_pyright():
     """(page, line) -> message, for each error."""
-    report = json.loads(output("pyright", "--pythonpath", sys.executable, "--outputjson", *PAGE_NAMES))
+    report = json.loads(output("pyright", "--outputjson", *PAGE_NAMES))
     return {
         (Path(one["file"]).name, one["range"]["start"]["line"] + 1): one["message"].partition("\n")[0]
         for one in report["generalDiagnostics"]

@@ -70,6 +70,11 @@ def test_parameters_and_results_are_annotated(name, function):
     assert signature.return_annotation is not signature.empty
 
 
+def test_types_are_not_imported_with_the_package(fresh_python):
+    done = fresh_python("import sys, fastdrop; print('fastdrop.typing' in sys.modules); import fastdrop.typing")
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_surface():
     names = {name for name, _ in surface()}
     assert {"fastdrop.dropout", "fastdrop.Mask.apply", "fastdrop.Mask.shape", "fastdrop.layers.Dropout.p"} <= names
