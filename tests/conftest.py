@@ -27,7 +27,11 @@ settings.register_profile(
 settings.load_profile("fastdrop")
 
 ISAS = _core.isa_found() if _core else []
-ENGINES = [f"native-{isa}" for isa in ISAS] + [name for name in backends.available() if name != "native"]
+ENGINES = [f"native-{isa}" for isa in ISAS] + [
+    pytest.param(name, marks=pytest.mark.slow) if name == "numba" else name  # it compiles
+    for name in backends.available()
+    if name != "native"
+]
 
 
 @pytest.fixture(params=ENGINES)

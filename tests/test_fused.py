@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop import backends
 from fastdrop.backends import reference
 from fastdrop.dtypes import FLOATS
 from fastdrop.operations import ACTIVATIONS, LOSSES, OPERATIONS
@@ -70,18 +69,12 @@ def test_equals_the_reference_bit_for_bit(isa, shape, dtype, p, fortran):
         assert same_bits(fd.relu_dropout_backward(dy, y, mask), fd.relu_dropout_backward(dy, x, mask))
 
 
-@pytest.mark.parametrize("backend", backends.available())
-def test_drops_what_dropout_drops(backend):
-    before = fd.get_backend()
-    fd.use_backend(backend)
-    try:
-        x = np.random.default_rng(0).standard_normal((40, 50))
-        y, mask = fd.dropout_add(x, np.zeros_like(x), 0.3, rng=8)
-        assert np.array_equal(y, fd.dropout(x, 0.3, rng=8)[0])
-        assert mask == fd.mask(x.shape, 0.3, rng=8)
-        assert np.array_equal(fd.relu_dropout(x, 0.3, rng=8)[0], fd.dropout(np.maximum(x, 0), 0.3, rng=8)[0])
-    finally:
-        fd.use_backend(before)
+def test_drops_what_dropout_drops(engine):
+    x = np.random.default_rng(0).standard_normal((40, 50))
+    y, mask = fd.dropout_add(x, np.zeros_like(x), 0.3, rng=8)
+    assert np.array_equal(y, fd.dropout(x, 0.3, rng=8)[0])
+    assert mask == fd.mask(x.shape, 0.3, rng=8)
+    assert np.array_equal(fd.relu_dropout(x, 0.3, rng=8)[0], fd.dropout(np.maximum(x, 0), 0.3, rng=8)[0])
 
 
 def central_difference(f, x, dy, h=1e-6):

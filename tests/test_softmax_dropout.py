@@ -6,25 +6,6 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop import backends, config
-
-ENGINES = [*config.config()["isa found"], *(name for name in backends.available() if name != "native")]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    """Each instruction set of the native backend, and each other backend."""
-    before, config_before = fd.get_backend(), config.config()["isa"]
-    if request.param in config.config()["isa found"]:
-        fd.use_backend("native")
-        config._core.use_isa(request.param)
-        assert config.config()["isa"] == request.param
-    else:
-        fd.use_backend(request.param)
-    yield request.param
-    fd.use_backend(before)
-    if config_before:
-        config._core.use_isa(config_before)
 
 
 def weights(scores, attention_mask=None, axis=-1):
