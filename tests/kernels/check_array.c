@@ -205,8 +205,8 @@ void check_array(enum fd_op op, enum fd_dtype dtype)
     free_case(&c);
 }
 
-/* Consecutive and large: stores that go past the cache.  The decisions of a block come from its 16 calls, which are the rule's
- * own for all but the elements that tie. */
+/* Consecutive and large: stores that go past the cache.  Every seventh block, of sixteen in a tile, and the last is looked at.
+ * The decisions of a block come from its 16 calls, which are the rule's own for all but the elements that tie. */
 void check_large(enum fd_dtype dtype)
 {
     const int64_t item = ITEM[dtype], size = ((int64_t)9 << 20) / item;
@@ -225,7 +225,10 @@ void check_large(enum fd_dtype dtype)
         memcpy(c.in[0].owner + i, &bits, 8);
     }
     char *got = result_of(&c), want[8];
-    for (uint64_t call = 0; (call / 16) * FD_BLOCK < (uint64_t)size + offset; call++) {
+    const uint64_t last = ((uint64_t)size + offset - 1) / FD_BLOCK;
+    for (uint64_t call = 0; call / 16 <= last; call++) {
+        if (call / 16 % 7 && call / 16 < last)
+            continue;
         uint32_t word[4] = {(uint32_t)call, 0, (uint32_t)stream, 0};
         fd_philox(word, (uint32_t)seed, 0);
         for (uint64_t j = 0; j < 16; j++) {
