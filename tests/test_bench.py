@@ -24,7 +24,9 @@ def small(shape):
     return worker.Job("dropout", shape).cut(LARGEST).shape
 
 
-@pytest.mark.parametrize("op", cases.CASES)
+@pytest.mark.parametrize(
+    "op", [pytest.param(op, marks=pytest.mark.slow) if "numba" in op else op for op in cases.CASES]
+)
 def test_every_case_equals_the_reference(op):
     case = cases.CASES[op]
     if "numba" in op and not {"native", "numba"} <= set(fd.backends.available()):
@@ -75,6 +77,7 @@ def test_ratio_is_that_of_neighbours():
     assert measure.ratio([1.0, 10.0, 4.0], [0.5, 5.0, 1.0]) == 2.0  # 2, 2, 4; medians alone would give 4 / 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", rivals.RIVALS)
 def test_rival_measures_or_says_why_not(library):
     jobs = [worker.Job(op, (16, 256), library=library) for op in rivals.RIVALS[library].ops]
@@ -140,6 +143,7 @@ def test_memory_of_a_call_is_measured():
         assert 0 < row["mask_bytes"] <= 200
 
 
+@pytest.mark.slow
 def test_losses_of_the_backends_are_compared_and_differ_by_rounding_alone(monkeypatch):
     assert 0 <= values.losses_apart() <= 2  # in a million
     wrong = fd.js_div
@@ -197,6 +201,7 @@ def test_labels_keep_apart():
     assert placed[3] == 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only", ["1,3", "15"])
 def test_command(only, tmp_path):
     saved = tmp_path / "rows.json"

@@ -13,6 +13,7 @@ import pytest
 from fastdrop.dtypes import FLOATS
 from fastdrop.operations import OPERATIONS
 
+pytestmark = pytest.mark.slow
 CAPABILITY = (9, 0)
 MISSING = "the compiler of CUDA kernels is not installed: pip install numba-cuda[cu13]"
 DTYPES = tuple(FLOATS)

@@ -19,6 +19,7 @@ import fastdrop as fd
 from fastdrop.dtypes import FLOATS
 from fastdrop.operations import ACTIVATIONS, DIVERGENCES
 
+pytestmark = pytest.mark.slow
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 ANSWERS = json.loads((Path(__file__).parent / "data" / "stream-v1.json").read_text())
 DTYPES = list(FLOATS)

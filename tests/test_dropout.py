@@ -626,6 +626,7 @@ def free_memory():
         return 0
 
 
+@pytest.mark.slow
 def test_more_than_2_to_31_elements(isas):
     """One float16 array in place, and the bits of 2**32 elements; windows of both are checked."""
     if free_memory() < 6 << 30:

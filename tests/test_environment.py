@@ -179,6 +179,7 @@ print(json.dumps(wrong))
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inherited", ["flush", "up"])
 def test_y_is_the_same_in_every_environment(fresh_python, isas, inherited):
     """Set in the calling thread, or when the helping threads were started, on each instruction set."""

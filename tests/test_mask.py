@@ -481,6 +481,7 @@ def test_no_buffer_protocol(isas, make):
         assert np.array_equal(array, expected)
 
 
+@pytest.mark.slow
 def test_no_buffer_protocol_without_the_extension(fresh_python):
     run = fresh_python(
         """

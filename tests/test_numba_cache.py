@@ -21,6 +21,7 @@ from fastdrop.backends.numba_cpu import ops, rows
 from fastdrop.dtypes import FLOATS
 from fastdrop.operations import OPERATIONS
 
+pytestmark = pytest.mark.slow
 DTYPES = list(FLOATS)
 CALLS = """
     import sys

@@ -7,6 +7,7 @@ import fastdrop as fd
 
 pytest.importorskip("numba", reason="numba is not installed")
 
+pytestmark = pytest.mark.slow
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 ROUNDING = {"float16": 1e-3, "bfloat16": 5e-3, "float32": 1e-7, "float64": 2e-11}  # of gradients as they are written
 

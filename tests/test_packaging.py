@@ -55,6 +55,7 @@ def test_without_extension_the_reference_runs_and_says_so_once():
         assert part in said
 
 
+@pytest.mark.slow
 def test_without_extension_numba_comes_first():
     pytest.importorskip("numba")
     found = report("fastdrop._core")
