@@ -25,8 +25,11 @@ def check_out(out, name, shape, dtype):
 
 
 def check_places(out, name):
-    """Raise ValueError if two elements of ``out`` share memory: what is written to one would be lost to the other."""
-    if out.flags.c_contiguous or out.flags.f_contiguous or not out.size:
+    """Raise ValueError if ``out`` is read-only, or two of its elements share memory: one would be lost to the other."""
+    flags = out.flags
+    if not flags.writeable:
+        raise ValueError(f"{name} must be writable, got a read-only array")
+    if flags.c_contiguous or flags.f_contiguous or not out.size:
         return
     reach, axes = out.itemsize, []
     for step, n in sorted((abs(step), n) for step, n in zip(out.strides, out.shape) if n > 1):
@@ -55,7 +58,7 @@ def _meet(array):
 def check_overlap(out, x, name, out_name="out", same=True):
     """Raise ValueError if ``out`` shares memory with ``x`` in any way but (where that is allowed, by ``same``) being
     the same elements in the same places."""
-    if not np.may_share_memory(out, x):
+    if (same and out is x) or not np.may_share_memory(out, x):
         return
     if (
         same
@@ -70,8 +73,12 @@ def check_overlap(out, x, name, out_name="out", same=True):
     except np.exceptions.TooHardError:
         shared = True
     if shared:
-        rule = f"be {name} itself or not overlap it" if same else f"not overlap {name}"
-        raise ValueError(f"{out_name} must {rule}, got arrays that share memory")
+        raise_overlap(name, out_name, same)
+
+
+def raise_overlap(name, out_name, same):
+    rule = f"be {name} itself or not overlap it" if same else f"not overlap {name}"
+    raise ValueError(f"{out_name} must {rule}, got arrays that share memory")
 
 
 def axis_last(x, axis):

@@ -2,7 +2,7 @@
 
 The body of a declared function sees ndarrays only, and an ``out`` that overlaps nothing it must not.  Plain arrays go
 straight to it.  Anything else is looked at once, here: what lies on the CPU is viewed as an ndarray, and results are
-delivered as their owner has them (`borders.host`); what lies in CUDA memory goes to the function of the same name in
+delivered as their owner has them, by one of `borders`; what lies in CUDA memory goes to the body of the same name in
 `fastdrop.cuda`.  Nothing of the caller's memory is held when the call is over, not even by an exception's traceback,
 whose frames would keep a ``bytearray`` from being resized.
 
@@ -15,15 +15,13 @@ import importlib
 import inspect
 import sys
 from functools import wraps
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .arguments import check_keywords
-from .arrays import check_overlap, check_places
 from .backends import in_use
-from .borders.host import deliver, on_device, view, written
+from .borders import BORDERS, on_device
 from .rng import QUIET, Rehearsal, Rng, as_rng
 
 if TYPE_CHECKING:
@@ -84,6 +82,7 @@ class Declaration:
 
     def __init__(self, body, arrays, out, into, copied, optional):
         self.body, self.name, self.arrays, self.into, self.copied = body, body.__name__, arrays, into, copied
+        self.device_body = None  # set by `device_operation`
         self.several = bool(out) and not isinstance(out[0], str)
         self.out = out if self.several else (out,)
         self.signature = inspect.signature(body)
@@ -128,24 +127,19 @@ class Declaration:
         call.__signature__ = self.signature
         return call
 
-    def check_out(self, outs, arrays):
+    def check_out(self, outs, arrays, border=BORDERS["CPU"]):
         """Raise ValueError if an output overlaps itself, another, or an input that it may not be."""
         for i, (out, may_be) in enumerate(zip(outs, self.out)):
             own = f"out[{i}]" if self.several else "out"
-            if not out.flags.writeable:
-                raise ValueError(f"{own} must be writable, got a read-only array")
-            if not out.flags.c_contiguous:
-                check_places(out, own)
+            border.check_places(out, own)
             for name, array in zip(self.arrays, arrays):
-                if array is not None and array is not out and not (name in self.copied and array.dtype.kind in "iub"):
-                    check_overlap(out, array, name, own, same=name in may_be)
-                elif array is out and name not in may_be:
-                    check_overlap(out, array, name, own, same=False)
+                if array is not None and not (name in self.copied and border.copies(array)):
+                    border.check_overlap(out, array, name, own, same=name in may_be)
             for j in range(i):
-                check_overlap(out, outs[j], f"out[{j}]", own, same=False)
+                border.check_overlap(out, outs[j], f"out[{j}]", own, same=False)
 
-    def look(self, given, unknown):
-        """The call on anybody's arrays."""
+    def look(self, given, unknown, place=None, stream=None):
+        """The call on anybody's arrays; ``place`` is where they must lie, None where the first says it."""
         check_keywords(self.name, unknown, self.signature.parameters)
         for name, value in given.items():
             if value is NOT_GIVEN:
@@ -153,82 +147,102 @@ class Declaration:
         rng = given.get("rng")
         if type(rng) not in QUIET:  # its code may change the arrays: it runs before they are looked at
             try:
-                return self.look({**given, "rng": Rehearsal()}, {})  # a call that raises takes no mask
+                return self.look({**given, "rng": Rehearsal()}, {}, place, stream)  # a call that raises takes no mask
             except Rehearsal.Reached:
                 given = {**given, "rng": Rng(*as_rng(rng).take())}
-        objects = [given[name] for name in self.arrays]
-        for name, x in zip(self.arrays, objects):
-            if x is None and name not in self.optional:
+        objects = {name: given[name] for name in self.arrays if given[name] is not None or name not in self.optional}
+        for name, x in objects.items():
+            if x is None:
                 raise TypeError(f"{name} must be an array, got None")
         outs = given.get("out")
         if outs is not None and self.several and (not isinstance(outs, (tuple, list)) or len(outs) != len(self.out)):
             kind = type(outs).__name__
             raise TypeError(f"out must be a pair of arrays, one for each gradient, got {kind}")
         outs = () if outs is None else outs if self.several else (outs,)
-        named = [(name, x) for name, x in zip(self.arrays, objects) if x is not None]
-        named += [(f"out[{i}]" if self.several else "out", x) for i, x in enumerate(outs)]
-        devices = [type(x) is not np.ndarray and on_device(x) for _, x in named]
-        function = self.on_device() if devices[0] else None  # the first says where the work is done
-        for (name, x), device in zip(named, devices):
-            if device != devices[0]:
-                here, there = ("CUDA", "CPU") if devices[0] else ("CPU", "CUDA")
-                raise TypeError(f"{name} must lie in {here} memory, got a {type(x).__name__} in {there} memory")
-        if function is None:
-            return self.on_host(given, objects, outs, named)
-        dtype = given.pop("dtype", None)
-        if dtype is not None:
-            raise TypeError(f"dtype must not be given for a device array, which says what it holds, got {dtype!r}")
-        return function(*given.values()) if "self" in given else function(**given)
+        outs = {f"out[{i}]" if self.several else "out": out for i, out in enumerate(outs)}
+        first = objects[self.arrays[0]]
+        border, body = self.border_of(first, given.get("dtype"), place, stream)
+        for name, x in (objects | outs).items():
+            if (there := _place_of(x)) != border.place:
+                raise TypeError(f"{name} must lie in {border.place} memory, got a {type(x).__name__} in {there} memory")
+        return self.over(border, body, given, objects, outs)
 
-    def on_device(self):
-        """The function of `fastdrop.cuda` with this one's name."""
-        if find_spec("numba_cuda") is None:
-            raise ImportError("arrays in CUDA memory need the package numba-cuda: pip install numba-cuda")
-        function = getattr(importlib.import_module("fastdrop.cuda"), self.name, None)
-        if function is None:
+    def border_of(self, first, dtype, place, stream):
+        """The border that a call goes over, and the function that waits behind it."""
+        here = _place_of(first)
+        if place not in (None, here):
+            name, kind = self.arrays[0], type(first).__name__
+            raise TypeError(f"{name} must be a device array, got a {kind} in host memory")
+        if here == "CPU":
+            return BORDERS[here](first, dtype), self.body
+        border = BORDERS[here](first, dtype, stream)
+        importlib.import_module("fastdrop.cuda")  # which declares what it has by `device_operation`
+        if self.device_body is None:
             raise TypeError(f"{self.name} is not there for arrays in CUDA memory")
-        return function
+        return border, self.device_body
 
-    def on_host(self, given, objects, outs, named):
-        dtype = given.get("dtype")
+    def over(self, border, body, given, objects, outs):
+        """Bring the arrays in, run the body on them, and give the results back in their owners' kinds."""
         outer = sys.exc_info()[1]  # one that the caller is handling
         try:
-            views = [
-                None if x is None else view(x, name, dtype, writable=name == self.into)
-                for name, x in zip(self.arrays, objects)
-            ]
-            targets = [view(x, name, dtype, writable=True) for name, x in named[len(named) - len(outs) :]]
+            views = {name: border.take(x, name, writable=name == self.into) for name, x in objects.items()}
+            targets = [border.take(x, name, writable=True) for name, x in outs.items()]
             if self.into is None:
-                self.check_out(targets, views)
+                self.check_out(targets, [views.get(name) for name in self.arrays], border)
             else:
-                check_places(views[self.arrays.index(self.into)], self.into)
-            arguments = {**given, **dict(zip(self.arrays, views))}
+                border.check_places(views[self.into], self.into)
+            arguments = {name: x for name, x in given.items() if name not in ("self", "dtype")} | views
             if targets:
                 arguments["out"] = tuple(targets) if self.several else targets[0]
-            if dtype is not None:
-                arguments["dtype"] = None
-            own = [arguments.pop("self")] if "self" in arguments else []
-            owners = [(v, x) for v, x in zip((*targets, *views), (*outs, *objects)) if v is not None]
-            result = _delivered(self.body(*own, **arguments), owners, objects[0])
-            for x in (*outs, *(x for name, x in zip(self.arrays, objects) if name == self.into)):
-                written(x)
+            own = [given["self"]] if "self" in given else []
+            owners = [(v, x) for v, x in zip((*targets, *views.values()), (*outs.values(), *objects.values()))]
+            result = _delivered(border.run(body, *own, **arguments), owners, border)
+            for x in (*outs.values(), *(x for name, x in objects.items() if name == self.into)):
+                border.written(x)
             return result
         except Exception as error:  # noqa: BLE001 (goes on as it is, without the frames that hold the memory)
             raise _forgetful(error, outer)  # noqa: B904
         finally:
-            views = targets = arguments = owners = None
+            views = targets = arguments = owners = border = None
 
 
-def _delivered(result, owners, first):
-    """``result`` with the caller's own objects for the views of them, and new arrays in the kind of ``first``."""
+def device_operation(body: Callable[P, R]) -> Callable[P, R]:
+    """Declare the body, on device arrays, of the function of this name, which `operation` has declared for the host.
+
+    It takes the same arguments but ``dtype``, and ``stream``, in the place of which the body gets its border.
+    """
+    declaration = FUNCTIONS.get(body.__name__) or FUNCTIONS[f"Mask.{body.__name__}"]
+    declaration.device_body = body
+    signature = inspect.signature(body)
+
+    @wraps(body)
+    def call(*args, **kwargs):
+        check_keywords(declaration.name, kwargs, signature.parameters)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        stream = given.pop("stream")
+        if "self" in declaration.signature.parameters:
+            given = {"self": given.pop("mask"), **given}
+        return declaration.look(given, {}, "CUDA", stream)
+
+    return call
+
+
+def _place_of(x):
+    return "CUDA" if type(x) is not np.ndarray and on_device(x) else "CPU"
+
+
+def _delivered(result, owners, border):
+    """``result`` with the caller's own objects for the views of them, and new arrays as their owners have them."""
     if isinstance(result, tuple):
         parts = result.__getnewargs__() if hasattr(result, "_fields") else result
-        parts = [_delivered(part, owners, first) for part in parts]
+        parts = [_delivered(part, owners, border) for part in parts]
         return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
     for v, x in owners:
         if result is v:
             return x
-    return deliver(result, first) if type(result) is np.ndarray else result
+    return border.deliver(result) if type(result) is border.Array else result
 
 
 def _forgetful(error, outer):

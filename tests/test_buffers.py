@@ -339,7 +339,7 @@ class Array:
     def __dlpack_device__(self):
         return 2, 0
 import fastdrop as fd
-fd.dispatch.find_spec = lambda name: None
+fd.borders.cuda.find_spec = lambda name: None
 try:
     fd.dropout(Array())
 except ImportError as error:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop import backends, dispatch
+from fastdrop import backends
+from fastdrop.borders import host
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,8 +88,8 @@ def test_memory_that_is_held_is_found(fuzz, monkeypatch):
 
 
 def test_an_overlap_that_is_accepted_is_found(fuzz, monkeypatch):
-    monkeypatch.setattr(dispatch, "check_overlap", lambda *args, **kwargs: None)
-    monkeypatch.setattr(dispatch, "check_places", lambda *args: None)
+    monkeypatch.setattr(host.Border, "check_overlap", lambda *args, **kwargs: None)
+    monkeypatch.setattr(host.Border, "check_places", lambda *args: None)
     found = faults(fuzz, APPLY, 400)
     assert any(re.match(r"accepted, though out overlaps (x|dy)", fault) for fault in found)
     assert "accepted, though out overlaps itself" in found

@@ -1,4 +1,4 @@
-"""Anybody's device arrays as the CUDA kernels take them, and results as their owners do.
+"""The CUDA border: anybody's device arrays as the kernels take them, and results as their owners do.
 
 An array may belong to torch, CuPy, Numba, JAX, or anything with ``__cuda_array_interface__`` or CUDA DLPack.  It is
 read in place, and kept alive until the call returns; work still queued then is ordered before the memory's next use,
@@ -9,14 +9,15 @@ import ctypes
 import math
 import sys
 from collections import deque
-from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 
+from ..arrays import raise_overlap
 from ..backends.numba_common.axes import c_steps
-from ..dtypes import FLOATS
+from ..dtypes import FLOATS, NAMES
 from ..locks import new_lock
-from .host import check_grad, on_device
+from .host import check_grad
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
 
@@ -27,7 +28,7 @@ class DeviceArray:
     def __init__(self, owner, pointer, shape, steps, dtype, device, readonly=False, library=None):
         self.owner, self.pointer, self.shape, self.dtype, self.device = owner, pointer, tuple(shape), dtype, device
         self.steps = c_steps(self.shape) if steps is None else tuple(steps)
-        self.readonly, self.library, self.result = readonly, library, owner
+        self.readonly, self.library = readonly, library
         self.size = math.prod(self.shape)
         self.itemsize = FLOATS[dtype].itemsize if dtype in FLOATS else np.dtype(dtype).itemsize
         reach = [(n - 1) * step for n, step in zip(self.shape, self.steps, strict=True)]
@@ -46,7 +47,7 @@ class DeviceArray:
     @property
     def computed_in(self):
         """The dtype that the numbers are computed and summed in."""
-        return FLOATS[self.dtype].computed_in.__name__
+        return FLOATS[self.dtype].computed_in.__name__ if self.dtype in FLOATS else "float32"
 
     def kernel_argument(self):
         """All the memory that the array spans, as one dimension; 16-bit floats as uint16."""
@@ -272,79 +273,110 @@ def stream_of(stream, x):
     )
 
 
-def array_of(x, name, stream, dtypes=tuple(FLOATS), like=None):
-    """Describe ``x`` after checking that the kernels can take it."""
-    if not on_device(x):
-        raise TypeError(f"{name} must be a device array, got a {type(x).__name__} in host memory")
-    array = _library_of(x).describe(x, name, stream)
-    if array.dtype not in dtypes:
-        raise TypeError(f"{name} must be {', '.join(dtypes)}, got dtype {array.dtype}")
-    if array.pointer % array.itemsize:
-        raise ValueError(
-            f"{name} must be aligned to its {array.itemsize}-byte elements, got address {array.pointer:#x}"
-        )
-    if like is not None and array.device != like.device:
-        raise ValueError(f"{name} must lie on device {like.device}, got device {array.device}")
-    return array
-
-
-def like_of(x, name, stream, like):
-    """Describe ``x``, which must have the dtype and shape of ``like``."""
-    array = array_of(x, name, stream, (like.dtype,), like)
-    if array.shape != like.shape:
-        raise ValueError(f"{name} must have shape {like.shape}, got {array.shape}")
-    return array
-
-
 def overlap(a, b):
     """Do the memory ranges of two arrays meet? What lies between an array's elements counts."""
     (a_low, a_high), (b_low, b_high) = a.range(), b.range()
     return a_low < b_high and b_low < a_high
 
 
-def result_of(out, name, stream, like, shape, inputs=(), dtype=None):
-    """Describe ``out`` after checking it, or a new array."""
-    dtype = dtype or like.dtype
-    if out is None:
-        array = like.library.new(like, shape, dtype, stream)
-        array.result = None  # None: `deliver` lets the library make the result
+class Border:
+    """One call's way over the border: its arrays, and the stream and the device that its work is queued on."""
+
+    place = "CUDA"
+    Array = DeviceArray
+
+    def __init__(self, first, dtype=None, stream=None):
+        if find_spec("numba_cuda") is None:
+            raise ImportError("arrays in CUDA memory need the package numba-cuda: pip install numba-cuda")
+        if dtype is not None:
+            raise TypeError(f"dtype must not be given for a device array, which says what it holds, got {dtype!r}")
+        self.address = stream_of(stream, first)
+        self.arrays = []
+
+    def take(self, x, name, writable=False):
+        """Describe ``x`` after checking that the kernels can reach it."""
+        array = _library_of(x).describe(x, name, self.address)
+        if array.pointer % array.itemsize:
+            raise ValueError(
+                f"{name} must be aligned to its {array.itemsize}-byte elements, got address {array.pointer:#x}"
+            )
+        if self.arrays and array.device != self.arrays[0].device:
+            raise ValueError(f"{name} must lie on device {self.arrays[0].device}, got device {array.device}")
+        if writable and array.readonly:
+            raise ValueError(f"{name} must be writable, got a read-only {type(x).__name__}")
+        self.arrays.append(array)
         return array
-    array = array_of(out, name, stream, (dtype,), like)
-    if array.shape != tuple(shape):
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {array.shape}")
-    if array.readonly:
-        raise ValueError(f"{name} must be writable, got a read-only {type(out).__name__}")
-    if any(step == 0 and n > 1 for n, step in zip(array.shape, array.steps)):
-        raise ValueError(f"{name} must have a place for each element, got steps {array.steps} for shape {array.shape}")
-    for one in inputs:
-        same = one.pointer == array.pointer and one.steps == array.steps and one.dtype == array.dtype
-        if overlap(one, array) and not same:
-            raise ValueError(f"{name} must be an input itself or not overlap it, got arrays that share memory")
+
+    def new(self, like, shape, dtype=None):
+        """A new array of the library, and on the device, of ``like``."""
+        self.arrays.append(like.library.new(like, shape, dtype or like.dtype, self.address))
+        return self.arrays[-1]
+
+    def output(self, out, name, like, shape, dtype=None):
+        """``out`` after checking that it can take a result, or a new array."""
+        if out is None:
+            return self.new(like, shape, dtype)
+        check_dtype(out, name, dtype or like.dtype)
+        if out.shape != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)}, got {out.shape}")
+        return out
+
+    def check_places(self, out, name):
+        """Raise ValueError if two elements of ``out`` share memory by a step of 0."""
+        if any(step == 0 and n > 1 for n, step in zip(out.shape, out.steps)):
+            raise ValueError(f"{name} must have a place for each element, got steps {out.steps} for shape {out.shape}")
+
+    def check_overlap(self, out, x, name, out_name, same):
+        """Raise ValueError if ``out`` meets ``x`` in any way but (where that is allowed, by ``same``) being it."""
+        equal = (out.pointer, out.shape, out.steps, out.dtype) == (x.pointer, x.shape, x.steps, x.dtype)
+        if overlap(out, x) and not (same and equal):
+            raise_overlap(name, out_name, same)
+
+    def copies(self, array):
+        return False
+
+    def run(self, body, *args, **kwargs):
+        """Queue the work of ``body``, with the arrays' device current."""
+        from numba import cuda
+
+        with cuda.gpus[self.arrays[0].device]:
+            result = body(*args, **kwargs, stream=self)
+            for library in {array.library for array in self.arrays}:
+                library.hold(self.arrays, self.address)
+        return result
+
+    @property
+    def kernels(self):
+        from ..backends import numba_cuda
+
+        return numba_cuda
+
+    def deliver(self, array):
+        return array.library.deliver(array, self.address)
+
+    def written(self, x):
+        """Streams order what comes after."""
+
+
+def check_dtype(array, name, *dtypes):
+    """Return ``array`` if its dtype is one of these, by default one the kernels know; raise TypeError if not."""
+    if array.dtype not in (dtypes or FLOATS):
+        raise TypeError(f"{name} must be {' or '.join(dtypes) if dtypes else NAMES}, got dtype {array.dtype}")
     return array
 
 
-def deliver(array, stream):
-    return array.library.deliver(array, stream) if array.result is None else array.result
+def check_like(x, name, like):
+    """Return ``x`` if it has the dtype and shape of ``like``; raise if not."""
+    check_dtype(x, name, like.dtype)
+    if x.shape != like.shape:
+        raise ValueError(f"{name} must have shape {like.shape}, got {x.shape}")
+    return x
 
 
-def contiguous(*arrays):
+def check_contiguous(*arrays):
     for array, name in arrays:
         if array is not None and not array.contiguous:
             raise ValueError(f"{name} must be C-contiguous here, got steps {array.steps} for shape {array.shape}")
-
-
-@contextmanager
-def kernels_on(stream, *arrays):
-    """The kernels, for work on ``arrays`` (None among them are none) with their device current."""
-    from numba import cuda
-
-    from ..backends import numba_cuda
-
-    arrays = [array for array in arrays if array is not None]
-    with cuda.gpus[arrays[0].device]:
-        yield numba_cuda
-        for library in {array.library for array in arrays}:
-            library.hold(arrays, stream)
 
 
 def broadcast(array, shape, name):

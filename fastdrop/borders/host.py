@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 
+from ..arrays import check_overlap, check_places
+
 
 def on_device(x: object) -> bool:
     """Does ``x`` lie in CUDA memory? Asks its type, and no driver."""
@@ -212,3 +214,31 @@ def written(obj):
     owner = _owner_of(obj)
     if owner is _Torch:
         owner.written(obj)
+
+
+class Border:
+    """One call's way over the border: ``dtype`` says what the bytes are of objects that have only bytes."""
+
+    place = "CPU"
+    Array = np.ndarray
+
+    check_places = staticmethod(check_places)
+    check_overlap = staticmethod(check_overlap)
+    written = staticmethod(written)
+
+    def __init__(self, first, dtype=None, stream=None):
+        self.first, self.dtype = first, dtype
+
+    def take(self, x, name, writable=False):
+        return view(x, name, self.dtype, writable)
+
+    @staticmethod
+    def copies(array):
+        """Do operations that copy integers and bools before they write copy this?"""
+        return array.dtype.kind in "iub"
+
+    def run(self, body, *args, **kwargs):
+        return body(*args, **kwargs)
+
+    def deliver(self, array):
+        return deliver(array, self.first)

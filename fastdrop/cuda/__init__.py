@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..borders.host import on_device as is_device_array
+from ..borders import on_device as is_device_array
 from .elementwise import (
     FUNCTIONS,
     apply,

@@ -1,13 +1,20 @@
-"""Dropout, and what stands beside it, on device arrays: checked here, launched by the Numba CUDA backend."""
+"""Dropout, and what stands beside it, on device arrays: checked here, launched by the Numba CUDA backend.
+
+Bodies see `DeviceArray`s, and the ``stream`` as the border that makes outputs on it and has the kernels:
+`borders.cuda.Border`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..arguments import check_p, check_samples, check_shape, joint_shape
-from ..borders.cuda import array_of, broadcast, contiguous, deliver, kernels_on, result_of, stream_of
+from ..arguments import check_shape, joint_shape
+from ..borders import on_device
+from ..borders.cuda import Border, broadcast, check_contiguous, check_dtype
+from ..dispatch import device_operation
 from ..dtypes import FLOATS
 from ..functional import check_mask, draw_mask, requested_mask
+from ..multi_sample import samples_mask
 from ..operations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -17,14 +24,9 @@ if TYPE_CHECKING:
     from ..typing import MaskShape, Probability, RngLike, Shape, TensorT, Training
 
 
-def mask_for(shape, p, rng, mask, training, mask_shape=None):
-    shape, p, mask = requested_mask(shape, p, mask, training, mask_shape)
-    keeps_all = type(p) is float and p == 0.0 and (mask is None or mask._stored is None)
-    return shape, p, lambda: draw_mask(rng, shape, p) if mask is None else mask, keeps_all
-
-
-def _spread(a, shape, name):
+def _broadcast_to_mask(a, shape, name):
     """``a`` broadcast with a mask's ``shape``: itself where that changes nothing."""
+    check_dtype(a, name)
     if a.shape == shape:
         return a
     shape = joint_shape(a.shape, shape, a.itemsize, f"{name} of shape", "the mask's shape")
@@ -34,6 +36,7 @@ def _spread(a, shape, name):
 # -- dropout -----------------------------------------------------------------------------------------------------------
 
 
+@device_operation
 def apply(mask: Mask, x: TensorT, out: TensorT | None = None, *, stream: Any = None) -> TensorT:
     """``mask.apply(x)`` on the device.
 
@@ -51,20 +54,24 @@ def apply(mask: Mask, x: TensorT, out: TensorT | None = None, *, stream: Any = N
     -------
     device array of x's library, or ``out``
     """
-    stream = stream_of(stream, x)
-    a = _spread(array_of(x, "x", stream), mask.shape, "x")
-    return _apply(a, out, stream, lambda: mask)[0]
+    return _apply(_broadcast_to_mask(x, mask.shape, "x"), out, mask, stream)
 
 
-def _apply(a, out, stream, take):
-    y = result_of(out, "out", stream, a, a.shape, (a,))
-    mask = take()
-    if a.size:
-        with kernels_on(stream, a, y) as kernels:
-            kernels.elementwise("apply", y, (a,), mask, stream)
-    return deliver(y, stream), mask
+def _apply(x, out, mask, stream):
+    y = stream.output(out, "out", x, x.shape)
+    if x.size:
+        stream.kernels.elementwise("apply", y, (x,), mask, stream.address)
+    return y
 
 
+def _drop(x, out, rng, shape, p, mask, stream):
+    """`_apply` of a mask that may still have to be drawn, last."""
+    y = stream.output(out, "out", x, x.shape)
+    mask = draw_mask(rng, shape, p) if mask is None else mask
+    return _apply(x, y, mask, stream), mask
+
+
+@device_operation
 def dropout(
     x: TensorT, p: Probability = 0.5, *, rng: RngLike = None, mask: Mask | None = None, training: Training = True,
     mask_shape: MaskShape = None, out: TensorT | None = None, stream: Any = None,
@@ -77,45 +84,46 @@ def dropout(
         ``x`` itself where nothing can be dropped and ``out`` is not given.
     mask : Mask
     """
-    stream = stream_of(stream, x)
-    a = array_of(x, "x", stream)
-    shape, _, take, keeps_all = mask_for(a.shape, p, rng, mask, training, mask_shape)
-    spread = _spread(a, shape, "x")
-    if keeps_all and out is None and spread is a:
-        return x, take()
-    return _apply(spread, out, stream, take)
+    check_dtype(x, "x")
+    shape, p, mask = requested_mask(x.shape, p, mask, training, mask_shape)
+    wide = _broadcast_to_mask(x, shape, "x")
+    keeps_all = type(p) is float and p == 0.0 and (mask is None or mask._stored is None)
+    if keeps_all and out is None and wide is x:
+        return x, draw_mask(rng, shape, p) if mask is None else mask
+    return _drop(wide, out, rng, shape, p, mask, stream)
 
 
+@device_operation
 def dropout_backward(dy: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None) -> TensorT:
     """Gradient of `dropout`: the same kernel on ``dy``, the same mask made again."""
     check_mask(mask)
-    return backward(mask, dy, out=out, stream=stream)
+    return _gradient(mask, dy, None, out, stream)
 
 
+@device_operation
 def backward(
     mask: Mask, dy: TensorT, x_shape: Shape | None = None, out: TensorT | None = None, *, stream: Any = None
 ) -> TensorT:
     """``mask.backward(dy, x_shape)`` on the device: the sum over the axes along which x was broadcast up."""
-    stream = stream_of(stream, dy)
-    a = array_of(dy, "dy", stream)
-    x_shape = a.shape if x_shape is None else check_shape(x_shape, "x_shape")
-    joint = joint_shape(x_shape, mask.shape, a.itemsize, "x_shape", "the mask's shape")
-    if a.shape != joint:
-        raise ValueError(f"dy must have the shape of apply(x), {joint}, got {a.shape}")
+    return _gradient(mask, dy, x_shape, out, stream)
+
+
+def _gradient(mask, dy, x_shape, out, stream):
+    check_dtype(dy, "dy")
+    x_shape = dy.shape if x_shape is None else check_shape(x_shape, "x_shape")
+    joint = joint_shape(x_shape, mask.shape, dy.itemsize, "x_shape", "the mask's shape")
+    if dy.shape != joint:
+        raise ValueError(f"dy must have the shape of apply(x), {joint}, got {dy.shape}")
     if x_shape == joint:
-        return _apply(a, out, stream, lambda: mask)[0]
-    dx = result_of(out, "out", stream, a, x_shape, (a,))
-    if out is not None and out is dy:
-        raise ValueError("out must not overlap dy where the gradient is summed")
-    return _sum(dx, a, mask, stream)
+        return _apply(dy, out, mask, stream)
+    return _sum(stream.output(out, "out", dy, x_shape), dy, mask, stream)
 
 
-def _sum(dx, a, mask, stream):
-    """dx = the sum of what the mask keeps of ``a``, over the axes along which dx is shorter."""
+def _sum(dx, dy, mask, stream):
+    """dx = the sum of what the mask keeps of ``dy``, over the axes along which dx is shorter."""
     if dx.size:
-        with kernels_on(stream, a, dx) as kernels:
-            kernels.apply_sum(dx, a, mask, stream)
-    return deliver(dx, stream)
+        stream.kernels.apply_sum(dx, dy, mask, stream.address)
+    return dx
 
 
 def bits(mask: Mask, *, like: TensorT | None = None, out: TensorT | None = None, stream: Any = None) -> TensorT:
@@ -134,47 +142,47 @@ def bits(mask: Mask, *, like: TensorT | None = None, out: TensorT | None = None,
     device array of uint8
     """
     given, name = (out, "out") if like is None else (like, "like")
-    stream = stream_of(stream, given)
-    a = array_of(given, name, stream, (*FLOATS, "uint8"))
-    packed = result_of(out, "out", stream, a, ((mask.size + 7) // 8,), dtype="uint8")
-    contiguous((packed, "out"))
+    if not on_device(given):
+        raise TypeError(f"{name} must be a device array, got a {type(given).__name__} in host memory")
+    border = Border(given, stream=stream)
+    a = check_dtype(border.take(given, name), name, *FLOATS, "uint8")
+    packed = None if out is None else border.take(out, "out", writable=True)
+    packed = border.run(_bits, mask, a, packed)
+    return border.deliver(packed) if out is None else out
+
+
+def _bits(mask, like, out, stream):
+    packed = stream.output(out, "out", like, ((mask.size + 7) // 8,), "uint8")
+    check_contiguous((packed, "out"))
     if packed.size:
-        with kernels_on(stream, packed) as kernels:
-            kernels.keep_bits(packed, mask, stream)
-    return deliver(packed, stream)
+        stream.kernels.keep_bits(packed, mask, stream.address)
+    return packed
 
 
 # -- fused with what stands beside it ----------------------------------------------------------------------------------
 
 
-def _inputs(x, name, more, stream):
-    """Describe x and ``more``: names and arrays of x's dtype that broadcast to its shape."""
-    a = array_of(x, name, stream)
-    inputs = [a]
-    for other, one in more.items():
-        b = array_of(one, other, stream, (a.dtype,), a)
-        inputs.append(b if b.shape == a.shape else broadcast(b, a.shape, other))
-    return inputs
+def _fused(op, inputs, p, rng, mask, training, mask_shape, out, stream):
+    """y = op(inputs), named arrays of one dtype, of which all broadcast to the first one's shape."""
+    (name, x), *others = inputs.items()
+    check_dtype(x, name)
+    arrays = [x]
+    for other, a in others:
+        check_dtype(a, other, x.dtype)
+        arrays.append(a if a.shape == x.shape else broadcast(a, x.shape, other))
+    shape, p, mask = requested_mask(x.shape, p, mask, training, mask_shape)
+    if joint_shape(x.shape, shape, x.itemsize, f"{name} of shape", "the mask's shape") != x.shape:
+        raise ValueError(f"mask of shape {shape} does not broadcast to {name}'s shape {x.shape}")
+    y = stream.output(out, "out", x, x.shape)
+    mask = draw_mask(rng, shape, p) if mask is None else mask
+    if x.size and op == "dropout_add":
+        stream.kernels.dropout_add(y, *arrays, *[None] * (3 - len(arrays)), mask, stream.address)
+    elif x.size:
+        stream.kernels.elementwise(op, y, arrays, mask, stream.address)
+    return y, mask
 
 
-def _fused(op, x, name, more, p, rng, mask, training, mask_shape, out, stream):
-    stream = stream_of(stream, x)
-    inputs = _inputs(x, name, more, stream)
-    a = inputs[0]
-    shape, _, take, _ = mask_for(a.shape, p, rng, mask, training, mask_shape)
-    if joint_shape(a.shape, shape, a.itemsize, f"{name} of shape", "the mask's shape") != a.shape:
-        raise ValueError(f"mask of shape {shape} does not broadcast to {name}'s shape {a.shape}")
-    y = result_of(out, "out", stream, a, a.shape, inputs)
-    mask = take()
-    if a.size:
-        with kernels_on(stream, *inputs, y) as kernels:
-            if op == "dropout_add":
-                kernels.dropout_add(y, *inputs, *[None] * (3 - len(inputs)), mask, stream)
-            else:
-                kernels.elementwise(op, y, inputs, mask, stream)
-    return deliver(y, stream), mask
-
-
+@device_operation
 def dropout_add(
     x: TensorT, residual: TensorT, p: Probability = 0.5, *, bias: TensorT | None = None, rng: RngLike = None,
     mask: Mask | None = None, training: Training = True, mask_shape: MaskShape = None, out: TensorT | None = None,
@@ -184,39 +192,34 @@ def dropout_add(
 
     Quickest where x and residual are contiguous, and bias lies along the last axis of x.
     """
-    more = {"residual": residual} if bias is None else {"residual": residual, "bias": bias}
-    return _fused("dropout_add", x, "x", more, p, rng, mask, training, mask_shape, out, stream)
+    inputs = {"x": x, "residual": residual} if bias is None else {"x": x, "residual": residual, "bias": bias}
+    return _fused("dropout_add", inputs, p, rng, mask, training, mask_shape, out, stream)
 
 
+@device_operation
 def dropout_add_backward(
     dy: TensorT, mask: Mask, *, bias_shape: Shape | None = None, out: TensorT | None = None, stream: Any = None
 ) -> tuple[TensorT, TensorT | None]:
     """`fastdrop.dropout_add_backward` for device arrays: dx, and dbias or None."""
     check_mask(mask)
-    stream = stream_of(stream, dy)
-    a = array_of(dy, "dy", stream)
     if bias_shape is None:
-        return backward(mask, dy, out=out, stream=stream), None
+        return _gradient(mask, dy, None, out, stream), None
+    check_dtype(dy, "dy")
     bias_shape = check_shape(bias_shape, "bias_shape")
     for name, shape in (("bias_shape", bias_shape), ("mask", mask.shape)):
-        if joint_shape(shape, a.shape, a.itemsize, name, "dy of shape") != a.shape:
-            raise ValueError(f"{name} of shape {shape} does not broadcast to dy's shape {a.shape}")
-    dx = result_of(out, "out", stream, a, a.shape, (a,))  # checked before anything is queued
-    dbias = result_of(None, "dbias", stream, a, bias_shape)
-    whole = mask.shape == a.shape and mask._strides is None and mask._stored is None and type(mask.p) is float
-    if whole and a.shape and a.size and a.contiguous and bias_shape == a.shape[-1:]:
-        columns = a.shape[-1]
-        height = max(1, min(256, a.size // columns // 64))
-        with kernels_on(stream, a, dbias) as kernels:
-            parts = result_of(None, "parts", stream, a, (height, columns), dtype=a.computed_in)
-            kernels.bias_gradient(dbias, a, mask, parts, stream)
-        dbias = deliver(dbias, stream)
+        if joint_shape(shape, dy.shape, dy.itemsize, name, "dy of shape") != dy.shape:
+            raise ValueError(f"{name} of shape {shape} does not broadcast to dy's shape {dy.shape}")
+    dx = stream.output(out, "out", dy, dy.shape)  # checked before anything is queued
+    dbias = stream.new(dy, bias_shape)
+    whole = mask.shape == dy.shape and mask._strides is None and mask._stored is None and type(mask.p) is float
+    if whole and dy.shape and dy.size and dy.contiguous and bias_shape == dy.shape[-1:]:
+        columns = dy.shape[-1]
+        height = max(1, min(256, dy.size // columns // 64))
+        parts = stream.new(dy, (height, columns), dy.computed_in)
+        stream.kernels.bias_gradient(dbias, dy, mask, parts, stream.address)
     else:
-        dbias = _sum(dbias, a, mask, stream)
-    if a.size:  # last: it may be written over dy
-        with kernels_on(stream, a, dx) as kernels:
-            kernels.elementwise("apply", dx, (a,), mask, stream)
-    return deliver(dx, stream), dbias
+        _sum(dbias, dy, mask, stream)
+    return _apply(dy, dx, mask, stream), dbias  # last: it may be written over dy
 
 
 def _activation(name):
@@ -227,102 +230,98 @@ def _activation(name):
     )
 
     def forward(x, p=0.5, *, rng=None, mask=None, training=True, mask_shape=None, out=None, stream=None):
-        return _fused(op, x, "x", {}, p, rng, mask, training, mask_shape, out, stream)
+        return _fused(op, {"x": x}, p, rng, mask, training, mask_shape, out, stream)
 
     def backward(dy: TensorT, x: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None) -> TensorT:
         check_mask(mask)
-        return _fused(f"{op}_backward", dy, "dy", {"x": x}, 0.5, None, mask, True, None, out, stream)[0]
+        return _fused(f"{op}_backward", {"dy": dy, "x": x}, 0.5, None, mask, True, None, out, stream)[0]
 
     forward.__annotations__ = dropout.__annotations__
     for function, own in ((forward, name), (backward, f"{name}_backward")):
         function.__name__ = function.__qualname__ = own
         function.__doc__ = f"`fastdrop.{own}` for device arrays; {works_in}."
-        yield own, function
+        yield own, device_operation(function)
 
 
 FUNCTIONS = dict(function for name in ACTIVATIONS for function in _activation(name))
 globals().update(FUNCTIONS)
 
 
+@device_operation
 def r_drop_pair(
     x: TensorT, p: Probability, *, rng: RngLike = None, out: TensorT | None = None, stream: Any = None
 ) -> tuple[TensorT, Mask]:
     """`fastdrop.r_drop_pair` for device arrays."""
-    return dropout(x, p, rng=rng, mask_shape=(2, *x.shape), out=out, stream=stream)
+    shape, p, _ = requested_mask((2, *x.shape), p, None, True)
+    return _drop(_broadcast_to_mask(x, shape, "x"), out, rng, shape, p, None, stream)
 
 
 # -- several samples ---------------------------------------------------------------------------------------------------
 
 
-def _samples_for(a, p, samples, rng):
-    """`mask_for` of a mask with a leading axis of samples."""
-    samples = check_samples(samples)
-    p = check_p(p)
-    if type(p) is not float and p.shape != (samples,):
-        raise ValueError(f"p must be one number or one for each of {samples} samples, got an array of shape {p.shape}")
-    shape, _, take, keeps_all = mask_for(check_shape((samples, *a.shape)), p, rng, None, True)
-    return shape, take, keeps_all
-
-
+@device_operation
 def multi_sample_dropout(
     x: TensorT, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: TensorT | None = None,
     stream: Any = None,
 ) -> tuple[TensorT, Mask]:  # fmt: skip
     """`fastdrop.multi_sample_dropout` for device arrays."""
-    stream = stream_of(stream, x)
-    a = array_of(x, "x", stream)
-    shape, take, _ = _samples_for(a, p, samples, rng)
-    return _apply(_spread(a, shape, "x"), out, stream, take)
+    shape, p = samples_mask(check_dtype(x, "x"), p, samples)
+    return _drop(_broadcast_to_mask(x, shape, "x"), out, rng, shape, p, None, stream)
 
 
+@device_operation
 def multi_sample_dropout_backward(
     dy: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None
 ) -> TensorT:
     """`fastdrop.multi_sample_dropout_backward` for device arrays: added in the order of the samples."""
     check_mask(mask)
-    stream = stream_of(stream, dy)
-    a = array_of(dy, "dy", stream)
-    if not mask.ndim or a.shape != mask.shape:
-        raise ValueError(f"dy must have the mask's shape, {mask.shape}, got {a.shape}")
-    return _sum(result_of(out, "out", stream, a, a.shape[1:], (a,)), a, mask, stream)
+    check_dtype(dy, "dy")
+    if not mask.ndim or dy.shape != mask.shape:
+        raise ValueError(f"dy must have the mask's shape, {mask.shape}, got {dy.shape}")
+    return _sum(stream.output(out, "out", dy, dy.shape[1:]), dy, mask, stream)
 
 
+@device_operation
 def multi_sample_mean(
     x: TensorT, p: Probability, samples: SupportsIndex, *, rng: RngLike = None, out: TensorT | None = None,
     stream: Any = None,
 ) -> tuple[TensorT, Mask]:  # fmt: skip
     """`fastdrop.multi_sample_mean` for contiguous device arrays: x is read once, y written once."""
-    stream = stream_of(stream, x)
-    a = array_of(x, "x", stream)
-    shape, take, keeps_all = _samples_for(a, p, samples, rng)
-    if keeps_all and out is None:
-        return x, take()
-    return _mean(a, shape, take, out, stream, "x")
+    shape, p = samples_mask(check_dtype(x, "x"), p, samples)
+    if type(p) is float and p == 0.0 and out is None:
+        return x, draw_mask(rng, shape, p)
+    y = _mean_output(x, "x", shape, out, stream)
+    mask = draw_mask(rng, shape, p)
+    return _mean(y, x, mask, stream), mask
 
 
+@device_operation
 def multi_sample_mean_backward(dy: TensorT, mask: Mask, *, out: TensorT | None = None, stream: Any = None) -> TensorT:
     """Gradient of `multi_sample_mean`: the same kernel on ``dy``."""
     check_mask(mask)
-    stream = stream_of(stream, dy)
-    return _mean(array_of(dy, "dy", stream), mask.shape, lambda: mask, out, stream, "dy")[0]
+    return _mean(_mean_output(dy, "dy", mask.shape, out, stream), dy, mask, stream)
 
 
-def _mean(a, shape, take, out, stream, name):
-    if shape[1:] != a.shape or not shape or shape[0] < 1:
-        raise ValueError(f"{name} must have the mask's shape {shape} without its samples, got {a.shape}")
-    y = result_of(out, "out", stream, a, a.shape, (a,))
-    contiguous((a, name), (y, "out"))
-    mask = whole(take())
+def _mean_output(x, name, shape, out, stream):
+    check_dtype(x, name)
+    if shape[1:] != x.shape or not shape or shape[0] < 1:
+        raise ValueError(f"{name} must have the mask's shape {shape} without its samples, got {x.shape}")
+    y = stream.output(out, "out", x, x.shape)
+    check_contiguous((x, name), (y, "out"))
+    return y
+
+
+def _mean(y, x, mask, stream):
+    check_whole(mask)
     if type(mask.p) is not float and mask.p.ndim != 1:
         raise ValueError(f"mask must have one p or one for each sample, got p of shape {mask.p.shape}")
-    if a.size:
-        with kernels_on(stream, a, y) as kernels:
-            kernels.sample_mean(y, a, mask, stream)
-    return deliver(y, stream), mask
+    if x.size:
+        stream.kernels.sample_mean(y, x, mask, stream.address)
+    return y
 
 
-def whole(mask):
-    """The mask, whose elements must follow one another."""
+def check_whole(mask):
+    """Return the mask; raise ValueError unless its elements follow one another."""
     if mask._strides is not None:
         raise ValueError(f"mask must be no part of another on the device for this, got {mask}")
     return mask

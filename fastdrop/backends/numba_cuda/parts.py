@@ -218,8 +218,8 @@ def launch_rows(kernel, rows, stream, *arguments):
 
 
 def real(dtype):
-    """The type that numbers of ``dtype`` are computed and summed in."""
-    return FLOATS[dtype].computed_in
+    """The type that numbers of ``dtype`` are computed and summed in; of bits, which are not, any."""
+    return FLOATS[dtype].computed_in if dtype in FLOATS else np.float32
 
 
 def wide(shape, *steps):
