@@ -128,7 +128,7 @@ def test_the_page_tells_each_step_of_the_way(script):
     assert steps == [(str(i), step) for i, step in enumerate(script.WAY, 1)]
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/adding-an-operation.md"])
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/adding-an-operation.md", "CONTRIBUTING.md"])
 def test_every_path_on_a_page_is_there(page):
     paths = re.findall(r"`((?:fastdrop|src|tests|docs|bench|examples|\.ci)/[\w./-]*)`", (ROOT / page).read_text())
     assert paths
