@@ -3,12 +3,16 @@
 Every public function with arrays is called here from one table, so a new one without a row fails a test.
 """
 
+import importlib
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop import backends
 from fastdrop.operations import ACTIVATIONS, DIVERGENCES, LOSSES
 
 F4 = np.float32
@@ -171,6 +175,23 @@ def test_signatures_on_the_device_are_those_of_the_host(name):
         return [(p.name, p.default) for p in parameters if p.name not in ("dtype", "stream", "self", "mask")]
 
     assert parameters(here) == parameters(there)
+
+
+def test_signatures_are_those_of_every_backend():
+    """Of each function that the package asks its backend for, but functions by default: those are Numba's to replace."""
+    package = Path(fd.__file__).parent
+    sources = [f.read_text() for f in package.rglob("*.py") if "backends" not in f.relative_to(package).parts]
+    asked = set(re.findall(r"\bbackend\.([a-z_]+)\(", "".join(sources)))
+    assert {"apply", "elementwise", "row_losses"} <= asked
+
+    def parameters(f):
+        parameters = inspect.signature(f).parameters.values()
+        return [(p.name, p.default) for p in parameters if p.default is p.empty or not callable(p.default)]
+
+    tables = [importlib.import_module(backends._MODULES[name]) for name in backends.available()]
+    for name in sorted(asked):
+        there = [parameters(getattr(table, name)) for table in tables]
+        assert there.count(there[0]) == len(there), name
 
 
 # -- whose kind --------------------------------------------------------------------------------------------------------

@@ -339,7 +339,7 @@ def row_losses(op, a, b, da, db, label, target, skip, loss, kl, temperature, wei
     run(_losses(a.dtype.name), rows, arguments, 1, COST * n)
 
 
-def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
+def softmax_dropout(y, logsumexp, dy, x, bias, allow, mask, p):
     """Softmax over the last axis and dropout, or its gradient: see `reference_rows.softmax_dropout`."""
     seen_as = DTYPES[x.dtype.name][0]
     n = x.shape[-1]
@@ -358,7 +358,7 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
     with np.errstate(over="ignore"):
         scales = np.atleast_1d(scale_of(p)).astype(np.float64).ravel()
     arguments = (
-        y1, log_sum.reshape(-1), dy1, x1, n, *extra, tuple(walks), source(mask, x.shape),
+        y1, logsumexp.reshape(-1), dy1, x1, n, *extra, tuple(walks), source(mask, x.shape),
         thresholds_of(mask, x.shape), scales, dy is None,
     )  # fmt: skip
     run(_attention(x.dtype.name), x.size // n, arguments, 1, COST * n)

@@ -252,14 +252,14 @@ def _mean(p, x):
 # -- softmax with dropout ----------------------------------------------------------------------------------------------
 
 
-def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
+def softmax_dropout(y, logsumexp, dy, x, bias, allow, mask, p):
     """Softmax over the last axis, and dropout; or, where ``dy`` is not None, its gradient.
 
     Parameters
     ----------
     y : array of x's shape
         Where to write: the result, or the gradient with respect to ``x``.
-    log_sum : array of float64, one a row
+    logsumexp : array of float64, one a row
         log(sum(exp)) of each row, inf where nothing is allowed: written forward, read backward.
     dy : array or None
         Gradient with respect to the result.
@@ -274,7 +274,7 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
     p : array of float64
         The mask's probability to drop: one, or one a row.
     """
-    n, log_sum = x.shape[-1], log_sum.reshape(-1)
+    n, logsumexp = x.shape[-1], logsumexp.reshape(-1)
     keep = mask.keep().reshape(-1, n)
     scale = np.broadcast_to(scale_of(p), (len(keep),))[:, None]
     y, x, dy = (None if a is None else a.reshape(-1, n) for a in (y, x, dy))
@@ -290,10 +290,10 @@ def softmax_dropout(y, log_sum, dy, x, bias, allow, mask, p):
                 top = np.where(top < NOTHING, 0, top)
                 weights = np.exp(s - top)
                 total = weights.sum(-1, keepdims=True)
-                log_sum[i] = np.where(total == 0, np.inf, top + np.log(total))[:, 0]
+                logsumexp[i] = np.where(total == 0, np.inf, top + np.log(total))[:, 0]
                 y[i] = np.where(keep[i] & (total != 0), weights / total * scale[i], 0)
             else:
-                probability = np.exp(s - log_sum[i, None])
+                probability = np.exp(s - logsumexp[i, None])
                 gradient = np.where(keep[i], dy[i].astype(np.float64) * scale[i], 0)
                 y[i] = probability * (gradient - (probability * gradient).sum(-1, keepdims=True))
 
