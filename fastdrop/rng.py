@@ -212,7 +212,14 @@ def as_rng(rng: RngLike) -> Rng:
 
 def draw(rng):
     """Return (seed, stream) of the next mask of what a user's ``rng=`` argument stands for."""
-    return (_default if rng is None else rng if type(rng) is Rng else as_rng(rng)).take()
+    if rng is None:
+        rng = _default
+    elif type(rng) is not Rng:
+        return as_rng(rng).take()
+    with _lock:  # as `Rng.take`, whose call a small array would feel
+        stream = rng._stream
+        rng._stream = (stream + 1) & MASK64
+    return rng._seed, stream
 
 
 class Rehearsal(Rng):
