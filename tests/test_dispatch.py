@@ -178,7 +178,7 @@ def test_signatures_on_the_device_are_those_of_the_host(name):
 
 
 def test_signatures_are_those_of_every_backend():
-    """Of each function that the package asks its backend for, but functions by default: those are Numba's to replace."""
+    """Of each function the package asks its backend for, without functions by default, which are Numba's to replace."""
     package = Path(fd.__file__).parent
     sources = [f.read_text() for f in package.rglob("*.py") if "backends" not in f.relative_to(package).parts]
     asked = set(re.findall(r"\bbackend\.([a-z_]+)\(", "".join(sources)))
