@@ -131,6 +131,7 @@ static char *result_of(const array_case *c)
     } else {
         fd_plan plan;
         fd_plan_elementwise(&plan, &c->job);
+        CHECK(plan.crossed || c->size <= 2 * FD_TILE * plan.units, "%" PRId64 " elements in %" PRId64 " units, which threads share", c->size, plan.units);
         const fd_work work = fd_elementwise_work(&plan);
         run_in_parts(&work);
     }
