@@ -39,9 +39,9 @@ static void open_bits(fd_bits *bits, fd_source mask, int64_t size)
     fd_bits_open(bits, mask, mask.offset + (uint64_t)(size - 1), 1);
 }
 
-static const uint64_t *bits_at(fd_bits *bits, int64_t index, size_t n, double p)
+static const uint64_t *bits_at(fd_bits *bits, int64_t index, size_t n, uint64_t threshold)
 {
-    return fd_bits_at(bits, bits->mask.offset + (uint64_t)index, n, fd_threshold(p), (fd_prefetch){0});
+    return fd_bits_at(bits, bits->mask.offset + (uint64_t)index, n, threshold, (fd_prefetch){0});
 }
 
 static const char *operand_row(const char *base, const int64_t *step, const fd_softmax *k, int64_t row)
@@ -61,6 +61,7 @@ typedef struct {
     const fd_softmax *k;
     int64_t row;
     double p;
+    uint64_t threshold;
     const char *x, *bias;
     const uint8_t *allow;
     fd_bits bits;
@@ -70,13 +71,17 @@ typedef struct {
 static void open_rows(soft_row *r, const fd_softmax *k)
 {
     r->k = k;
+    r->p = -1;
     open_bits(&r->bits, k->mask, k->rows * k->n);
 }
 
 static void start_row(soft_row *r, int64_t row)
 {
     r->row = row;
-    r->p = r->k->p[row * r->k->p_step];
+    if (r->p != r->k->p[row * r->k->p_step]) {
+        r->p = r->k->p[row * r->k->p_step];
+        r->threshold = fd_threshold(r->p);
+    }
     r->x = r->k->x + row * r->k->n * fd_item_size(r->k->dtype);
     r->bias = operand_row(r->k->bias, r->k->bias_step, r->k, row);
     r->allow = (const uint8_t *)operand_row(r->k->allow, r->k->allow_step, r->k, row);
@@ -132,7 +137,7 @@ static void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, max);
-            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, scale,
+            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.threshold), t.n, scale,
                                           k->nontemporal);
         }
     }
@@ -150,14 +155,14 @@ static void softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             exp_of(&r, &t, k->logsumexp[row]);
-            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p));
+            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.threshold), t.n, fd_scale(r.p));
         }
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, k->logsumexp[row]);
-            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.p), t.n, fd_scale(r.p), dot,
-                                         k->nontemporal);
+            const uint64_t *bits = bits_at(&r.bits, t.index, t.n, r.threshold);
+            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits, t.n, fd_scale(r.p), dot, k->nontemporal);
         }
     }
 }
@@ -185,6 +190,7 @@ static void sum_rows(const fd_row_sums *k, int64_t first, int64_t end, double *s
 {
     enum { MAX_ROWS = 32 };  /* a sum of more loses digits of a float */
     const int64_t item = fd_item_size(k->dtype);
+    const uint64_t threshold = fd_threshold(k->p);
     fd_bits bits;
     double part[FD_TILE + 16];  /* or floats */
     open_bits(&bits, k->mask, k->rows * k->n);
@@ -197,7 +203,7 @@ static void sum_rows(const fd_row_sums *k, int64_t first, int64_t end, double *s
             for (int64_t r = row; r < row + MAX_ROWS && r < end; r++) {
                 const int64_t at = r * k->n + j;
                 fd_kernels_in_use()->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
-                                                             bits_at(&bits, at, n, k->p), n, fd_scale(k->p), k->nontemporal);
+                                                             bits_at(&bits, at, n, threshold), n, fd_scale(k->p), k->nontemporal);
             }
             for (size_t i = 0; i < n; i++)
                 sum[j + (int64_t)i] += k->dtype == FD_F64 ? part[i] : (double)((const float *)part)[i];
