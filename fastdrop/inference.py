@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from .typing import ArrayLike, ArrayT, Floats, Foreign, Probability, RngLike, ScalarT
 
-FEWEST = 10  # samples before `tolerance` is asked: the standard error of fewer is a guess
+MIN_SAMPLES = 10  # samples before `tolerance` is asked: the standard error of fewer is a guess
 CHUNK = 1 << 12  # numbers worked on at a time: they stay in cache
 TINY = np.finfo(np.float64).tiny
 
@@ -329,7 +329,7 @@ class _Stream:
         step = self.scratch.shape[1]
         for start in range(0, self.rows, step):
             self._add(slice(start, start + step), prediction[start : start + step])
-        if self.tolerance is not None and self.count >= FEWEST:
+        if self.tolerance is not None and self.count >= MIN_SAMPLES:
             self._stop()
 
     def _begin(self, prediction):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .typing import ArrayLike, Average, Floats, FloatT, Foreign, OutT, Probability, RngLike, TensorT
 
 SCRATCH = 6  # the buffer is one part of so many of [S, B, F]: larger blocks are better matrix products
-LEAST = 1 << 20  # bytes that it may have in any case
+MIN_SCRATCH = 1 << 20  # bytes that it may have in any case
 
 
 @overload
@@ -443,7 +443,7 @@ def _backward(dx, dW, dlogits, x, W, mask):
 
 def _scratch(x, samples, least):
     """The buffer, of one size forward and backward: the memory of one serves the other. At least ``least`` long."""
-    return new_array((max(least, max(LEAST, samples * x.nbytes // SCRATCH) // x.itemsize),), x.dtype)
+    return new_array((max(least, max(MIN_SCRATCH, samples * x.nbytes // SCRATCH) // x.itemsize),), x.dtype)
 
 
 def _rows(array, ndim):

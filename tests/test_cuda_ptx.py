@@ -121,7 +121,7 @@ def launched(dtype):
     for marks in ((None, None), (labels, ignored)):
         row_kernels.pair_loss(
             (one, one, one), rows, rows, rows, one, x, x, x, x, *marks, 0,
-            alpha=1.0, reduction="mean", ignore_index=-100, smoothing=0.1, sharpness=1.0,
+            alpha=1.0, reduction="mean", ignore_index=-100, smoothing=0.1, inv_temperature=1.0,
         )  # fmt: skip
     return found
 

@@ -194,6 +194,7 @@ def _pair(a, b, labels, pad_mask, reduction, out, stream, alpha, temperature, sm
     *totals, count = (stream.new(a, (), a.computed_in) for _ in range(4))
     stream.kernels.pair_loss(
         None if reduction == "none" else totals, *each, count, da, db, a, b, labels, pad_mask, stream.address,
-        alpha=alpha, reduction=reduction, ignore_index=ignore_index, smoothing=smoothing, sharpness=1.0 / temperature,
+        alpha=alpha, reduction=reduction, ignore_index=ignore_index, smoothing=smoothing,
+        inv_temperature=1.0 / temperature,
     )  # fmt: skip
     return *(each if reduction == "none" else totals), da, db

@@ -171,23 +171,23 @@ def _build_for(widen, narrow, computed):
         return (lowest if x > computed(-np.inf) else high), computed(0)
 
     @rule.inline
-    def exponential(high, low, sharpness):
-        """exp((high + low) * sharpness) * great, which has its digits where the exponential itself has lost some."""
-        root = exp(computed(0.5) * sharpness * high)
-        return root * great * (root + root * (low * sharpness))
+    def exponential(high, low, inv_temperature):
+        """exp((high + low) * inv_temperature) * great, which has its digits where exp itself has lost some."""
+        root = exp(computed(0.5) * inv_temperature * high)
+        return root * great * (root + root * (low * inv_temperature))
 
     @rule.inline
-    def compared(a, b, top_a, top_b, sharpness):
+    def compared(a, b, top_a, top_b, inv_temperature):
         """Exponentials of one class of both logits, their difference, and the logarithm of their ratio.
 
         What nearly agrees is never subtracted once it has been rounded.
         """
         high_a, low_a = below(a, top_a)
         high_b, low_b = below(b, top_b)
-        ea, eb = exponential(high_a, low_a, sharpness), exponential(high_b, low_b, sharpness)
+        ea, eb = exponential(high_a, low_a, inv_temperature), exponential(high_b, low_b, inv_temperature)
         d = computed(0)
         if high_a != high_b or low_a != low_b:
-            d = ((high_a - high_b) + (low_a - low_b)) * sharpness
+            d = ((high_a - high_b) + (low_a - low_b)) * inv_temperature
             if abs(d) == computed(np.inf) and a > computed(-np.inf) and b > computed(-np.inf):
                 d = lowest if d < computed(0) else -lowest
         return ea, eb, (-ea if d > computed(0) else eb) * expm1(-abs(d)), d
@@ -195,9 +195,9 @@ def _build_for(widen, narrow, computed):
     @jit
     def pair_loss(
         loss, ce, kl, da, db, a, b, labels, ignored, count, rows, columns,
-        has_labels, has_ignored, ignore_index, smoothing, alpha, sharpness, factor, divide,
+        has_labels, has_ignored, ignore_index, smoothing, alpha, inv_temperature, factor, divide,
     ):  # fmt: skip
-        # Of each row, of the logits times `sharpness`: ce = (CE(a) + CE(b)) / 2 if there are labels,
+        # Of each row, of the logits times `inv_temperature`: ce = (CE(a) + CE(b)) / 2 if there are labels,
         # kl = (KL(a || b) + KL(b || a)) / 2, and the gradients of factor * (ce + alpha * kl), over count[0] if asked.
         shared = cuda.shared.array(THREADS, shared_type)
         row = _row_of_block()
@@ -230,7 +230,7 @@ def _build_for(widen, narrow, computed):
         small_a = small_b = largest_a = largest_b = more = logits = computed(0)
         for c in range(thread, columns, THREADS):
             x, z = widen(a[start + c]), widen(b[start + c])
-            ea, eb, gap, _ = compared(x, z, top_a, top_b, sharpness)
+            ea, eb, gap, _ = compared(x, z, top_a, top_b, inv_temperature)
             more += gap
             if x - top_a == computed(0):
                 largest_a += computed(1)
@@ -241,7 +241,7 @@ def _build_for(widen, narrow, computed):
             else:
                 small_b += eb
             if smoothing > computed(0):
-                logits += (x - top_a) * sharpness + (z - top_b) * sharpness
+                logits += (x - top_a) * inv_temperature + (z - top_b) * inv_temperature
         small_a, small_b = total(shared, small_a) / great, total(shared, small_b) / great
         largest_a, largest_b = total(shared, largest_a), total(shared, largest_b)
         more = total(shared, more) / great  # sum_a - sum_b
@@ -261,7 +261,7 @@ def _build_for(widen, narrow, computed):
             if (x == computed(-np.inf)) != (z == computed(-np.inf)):
                 one_sided = computed(1)
             else:
-                ea, eb, gap, d = compared(x, z, top_a, top_b, sharpness)
+                ea, eb, gap, d = compared(x, z, top_a, top_b, inv_temperature)
                 t = d - shift  # log(p / q)
                 both += (gap - eb * share_b * more) * share_a * t
                 mean_p += ea * share_a * t
@@ -282,17 +282,18 @@ def _build_for(widen, narrow, computed):
                     hard = computed(0)
                     if smoothing < computed(1):
                         on_a, on_b = widen(a[start + label]) - top_a, widen(b[start + label]) - top_b
-                        hard += (computed(1) - smoothing) * ((log_a - on_a * sharpness) + (log_b - on_b * sharpness))
+                        hard_a, hard_b = log_a - on_a * inv_temperature, log_b - on_b * inv_temperature
+                        hard += (computed(1) - smoothing) * (hard_a + hard_b)
                     if smoothing > computed(0):
                         hard += smooth * (computed(columns) * (log_a + log_b) - logits)
                     ce[row] = computed(0.5) * hard
             loss[row] = ce[row] + (alpha * kl[row] if alpha > computed(0) else computed(0))
         cuda.syncthreads()  # da may be a, whose label has been read
-        half = computed(0.5) * sharpness * (factor / computed(count[0]) if divide else factor)
+        half = computed(0.5) * inv_temperature * (factor / computed(count[0]) if divide else factor)
         share_kl = computed(0) if infinite else alpha
         for c in range(thread, columns, THREADS):
             x, z = widen(a[start + c]), widen(b[start + c])
-            ea, eb, gap, d = compared(x, z, top_a, top_b, sharpness)
+            ea, eb, gap, d = compared(x, z, top_a, top_b, inv_temperature)
             p, q = ea * share_a, eb * share_b
             ga = gb = computed(0)
             if share_kl > computed(0):
@@ -395,7 +396,7 @@ def _attention_rows(name, arrays, scores, attention, mask, stream):
 
 def pair_loss(
     totals, loss, ce, kl, count, da, db, a, b, labels, ignored, stream,
-    *, alpha, reduction, ignore_index, smoothing, sharpness,
+    *, alpha, reduction, ignore_index, smoothing, inv_temperature,
 ):  # fmt: skip
     """Per-row ce and kl of two logits, their gradients, and then the totals loss, ce and kl, unless they are None."""
     kernels, number = kernels_of(a.dtype), real(a.dtype)
@@ -412,7 +413,7 @@ def pair_loss(
     if divide:
         launch_rows(kernels["count_rows"], 1, stream, counted, *marks, rows, *flags, ignore_index)
     arrays = [one.kernel_argument() for one in (loss, ce, kl, da, db, a, b)]
-    numbers = number(smoothing), number(alpha), number(sharpness), factor, divide
+    numbers = number(smoothing), number(alpha), number(inv_temperature), factor, divide
     if rows:
         launch_rows(
             kernels["pair_loss"], rows, stream, *arrays, *marks, counted, rows, columns, *flags, ignore_index, *numbers
