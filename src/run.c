@@ -149,33 +149,44 @@ static void next_row(place *s, const fd_plan *k, int first, int end, int64_t *at
     }
 }
 
+/* PACK at a time, since the stack has no place for a tile of them; one where each element has its p. */
+static __attribute__((noinline)) void run_uniforms(const fd_plan *k, place s, int64_t n)
+{
+    const int last = k->ndim - 1;
+    const int64_t step = k->axis[last].mask, most = k->axis[last].p ? 1 : PACK;
+    uint32_t uniforms[PACK];
+    for (int64_t from = 0; from < n; from += most) {
+        const int64_t part = n - from < most ? n - from : most;
+        if (step == 1)
+            fd_uniforms(uniforms, &k->job->mask, s.m, (size_t)part);
+        for (int64_t i = 0; i < part && step != 1; i++)
+            fd_uniforms(&uniforms[i], &k->job->mask, s.m + (uint64_t)i * (uint64_t)step, 1);
+        apply_run(k, &s, &(draw){NULL, uniforms, {fd_scale(*s.p)}}, (size_t)part);
+        step_place(&s, k, last, part);
+    }
+}
+
 static void run_row(const fd_plan *k, fd_bits *source, place s, int64_t n)
 {
+    if (k->uniforms) {
+        run_uniforms(k, s, n);
+        return;
+    }
     const int last = k->ndim - 1;
     const fd_axis *axis = &k->axis[last];
     const fd_source *mask = &k->job->mask;
     uint64_t bits[WORDS];
-    uint32_t uniforms[FD_TILE];
     if (axis->p != 0) {  /* a p for each element of the run: only where memory order turned the axes */
         for (int64_t i = 0; i < n; i++) {
-            if (k->uniforms)
-                fd_uniforms(uniforms, mask, s.m, 1);
-            else
-                bits[0] = (uint64_t)fd_bit_at(mask, s.m, fd_threshold(*s.p));
-            apply_run(k, &s, &(draw){bits, uniforms, {fd_scale(*s.p)}}, 1);
+            bits[0] = (uint64_t)fd_bit_at(mask, s.m, fd_threshold(*s.p));
+            apply_run(k, &s, &(draw){bits, NULL, {fd_scale(*s.p)}}, 1);
             step_place(&s, k, last, 1);
         }
         return;
     }
     const uint64_t threshold = fd_threshold(*s.p);
-    draw d = {bits, uniforms, {fd_scale(*s.p)}};
-    if (k->uniforms) {
-        for (int64_t i = 0; i < n && axis->mask != 1; i++)
-            fd_uniforms(&uniforms[i], mask, s.m + (uint64_t)i * (uint64_t)axis->mask, 1);
-        if (axis->mask == 1)
-            fd_uniforms(uniforms, mask, s.m, (size_t)n);
-        apply_run(k, &s, &d, (size_t)n);
-    } else if (axis->mask == 1) {
+    draw d = {bits, NULL, {fd_scale(*s.p)}};
+    if (axis->mask == 1) {
         d.bits = bits_along(source, k, s.m, (size_t)n, threshold, axis->in[0] == k->item ? s.in[0] : NULL);
         apply_later(k, &source->pending, &s, &d, (size_t)n);
     } else if (axis->mask == 0) {
