@@ -107,21 +107,23 @@ class Declaration:
             code += [f"    if {' and '.join(left_alone)} and not unknown:"]
             code += ["        done = in_use.backend.fast_path(x, p, rng, out)"]
             code += ["        if done is not None:", "            return done"]
-        if self.into is None:
-            none = {name: f"{name} is None or " for name in self.optional}
-            plain = [f"({none.get(name, '')}type({name}) is ndarray)" for name in self.arrays]
-            quiet = ["type(rng) in QUIET"] * ("rng" in parameters) + ["dtype is None"] * ("dtype" in parameters)
-            code += [f"    if {' and '.join(plain + quiet)} and not unknown:"]
-            code += ["        if out is None:"] * ("out" in parameters) + [f"            return body({arguments})"]
-            if "out" in parameters and not self.several:
-                code += [
-                    "        if type(out) is ndarray:",
-                    f"            check_out((out,), ({', '.join(self.arrays)},))",
-                ]
-                code += [f"            return body({arguments})"]
+        none = {name: f"{name} is None or " for name in self.optional}
+        plain = [f"({none.get(name, '')}type({name}) is ndarray)" for name in self.arrays]
+        quiet = ["type(rng) in QUIET"] * ("rng" in parameters) + ["dtype is None"] * ("dtype" in parameters)
+        code += [f"    if {' and '.join(plain + quiet)} and not unknown:"]
+        code += [f"        check_places({self.into}, {self.into!r})"] * (self.into is not None)
+        code += [f"        {'if out is None: ' * ('out' in parameters)}return body({arguments})"]
+        if "out" in parameters and not self.several:
+            code += ["        if type(out) is ndarray:", f"            check_out((out,), ({', '.join(self.arrays)},))"]
+            code += [f"            return body({arguments})"]
         code += [f"    return look({{{given}}}, unknown)"]
         scope = {"ndarray": np.ndarray, "QUIET": QUIET, "in_use": in_use, "NOT_GIVEN": NOT_GIVEN}
-        scope |= {"body": self.body, "check_out": self.check_out, "look": self.look}
+        scope |= {
+            "body": self.body,
+            "check_places": BORDERS["CPU"].check_places,
+            "check_out": self.check_out,
+            "look": self.look,
+        }
         exec("\n".join(code), scope)  # names and defaults of this package alone
         call = wraps(self.body)(scope[self.name])
         call.__signature__ = self.signature
