@@ -12,6 +12,7 @@ scalars, which the plain functions work on, warn where machine integers wrap.
 from __future__ import annotations
 
 import math
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -436,6 +437,7 @@ for _formula in operations.FORMULAS:
     inline(_formula)
 
 
+@cache
 def element(operation, in_double):
     """An operation as kernels call it: op(kept, a, b, c, scale); what it has no use for may be anything.
 
