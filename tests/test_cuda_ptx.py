@@ -27,10 +27,12 @@ KERNELS = (
 WIDE = {f"lanes {op.name}": 4 * len(op.inputs) + 4 for op in OPERATIONS.values() if not op.residual} | {"lanes add": 16}
 
 # Registers a thread may use. A multiprocessor has 65536: 48 leave room for 1280 threads, 64 for 1024, 80 for 768. It
-# takes some 40 kB in flight a multiprocessor to hide the delay of memory, and 640 threads of `lanes apply` have that.
+# takes some 40 kB in flight a multiprocessor to hide the delay of memory, and 640 threads of `lanes apply` have that;
+# of an inexact gradient, which reads two arrays, half as many.
 REGISTERS = {
     "lanes apply": 48, "anywhere": 88, "sum_anywhere": 80, "softmax_dropout": 80, "softmax_dropout_backward": 80,
     "float64": 128, "otherwise": 64,
+    **{f"lanes {op.name}": 80 for op in OPERATIONS.values() if op.tolerance and len(op.inputs) == 2},
 }  # fmt: skip
 
 

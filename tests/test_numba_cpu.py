@@ -20,6 +20,7 @@ numba = pytest.importorskip("numba", reason="numba is not installed")
 
 from fastdrop import numba as rule  # noqa: E402
 from fastdrop.backends import numba_cpu, reference  # noqa: E402
+from fastdrop.backends.numba_cpu import parts  # noqa: E402
 from fastdrop.operations import OPERATIONS  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -335,4 +336,4 @@ def test_examples_of_the_rule_for_users_run():
 
 def test_kernels_divide_by_zero_as_ieee_arithmetic_does():
     """Python's ZeroDivisionError would stop at the first row without a class."""
-    assert numba_cpu.jit(lambda x: 1 / x)(0.0) == float("inf")
+    assert parts.jit(lambda x: 1 / x)(0.0) == float("inf")
