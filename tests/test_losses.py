@@ -428,6 +428,17 @@ def test_one_class_that_differs(engine, op, temperature, height):
     assert max(loss, gradient) <= accuracy.bound("float32", engine.removeprefix("native-"))
 
 
+@pytest.mark.parametrize("op", DIVERGENCES)
+@pytest.mark.parametrize("apart", [1e-4, 1e-6])
+def test_float64_rows_that_nearly_agree(engine, op, apart):
+    """The difference of two logits has all its digits only if it is taken before each row's own maximum is."""
+    rng = np.random.default_rng(12)
+    a = 4 * rng.standard_normal((400, 2))
+    b = a + apart * rng.standard_normal((400, 2))
+    loss, gradient = accuracy.errors(op, a, b, None, temperature=4.0)
+    assert max(loss, gradient) <= accuracy.bound("float64", engine.removeprefix("native-"))
+
+
 def test_js_of_rows_apart_in_few_classes(engine):
     """Fewer classes than a vector holds, an offset that no float holds: every class has the same taken off."""
     rng = np.random.default_rng(3)

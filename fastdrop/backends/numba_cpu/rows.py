@@ -93,12 +93,11 @@ def _largest(x):
 
 
 @rule.jitable
-def _exponentials(p, x, temperature):
-    """x = (x - its largest) / temperature, p = exp(x); (where the largest is, or -1; the sum of p without it; with it).
+def _exponentials(p, x, top, temperature):
+    """x = (x - top) / temperature, p = exp(x); (where the largest is, or -1; the sum of p without it; with it).
 
     Without it, for of 1 + rest neither rest nor log1p(rest) could be told where rest is small.
     """
-    top = _largest(x)
     place = -1
     for i in range(x.size):
         if x[i] == top:
@@ -125,13 +124,41 @@ def _log_of_sum(place, rest):
     return math.log1p(rest) if place >= 0 else 0.0 if rest == 0.0 else math.log(rest)
 
 
+@rule.inline
+def _minus(x, y):
+    """x - y and what its rounding left."""
+    difference = x - y
+    part = difference - x
+    return difference, (x - (difference - part)) - (y + part)
+
+
+@rule.jitable
+def _apart(d, x, y, top_x, top_y, temperature):
+    """d = ((x - y) - (top_x - top_y)) / temperature, with what the subtractions' rounding left; may overflow."""
+    tops, tops_rest = _minus(top_x, top_y)
+    for i in range(d.size):
+        difference, rest = _minus(x[i], y[i])
+        d[i] = ((difference - tops) + (rest - tops_rest)) / temperature
+
+
 @rule.jitable
 def _differences(u, d, p, q, x, y):
-    """d = x - y, 0 where neither class is allowed; u = p - q of exponentials, right where they nearly agree."""
+    """d as it was, 0 where the classes are equal or none, x - y where it overflowed; u = p - q of exponentials."""
     for i in range(u.size):
-        d[i] = 0.0 if x[i] == y[i] else x[i] - y[i]
+        d[i] = 0.0 if x[i] == y[i] else d[i] if abs(d[i]) < np.inf else x[i] - y[i]
     for i in range(u.size):
         u[i] = _expm1(-abs(d[i])) * (-p[i] if d[i] > 0 else q[i])
+
+
+@rule.jitable
+def _add_centred(g, p, t, place, sign, out):
+    """g += sign * p * (t - E_p[t]), from distances to the largest class: there only what the others have is summed."""
+    top = t[place] if place >= 0 else 0.0
+    for i in range(out.size):
+        out[i] = p[i] * (t[i] - top)
+    mean = _sum(out)
+    for i in range(out.size):
+        g[i] += sign * (out[i] - p[i] * mean)
 
 
 @rule.jitable
@@ -199,8 +226,10 @@ def _losses_kernel(widen, narrow):
                 continue
             read(x, a, at[2])
             read(y, b, at[3])
-            place_a, rest_a, sum_a = _exponentials(p, x, temperature)
-            place_b, rest_b, sum_b = _exponentials(q, y, temperature)
+            top_a, top_b = _largest(x), _largest(y)
+            _apart(t, x, y, top_a, top_b, temperature)
+            place_a, rest_a, sum_a = _exponentials(p, x, top_a, temperature)
+            place_b, rest_b, sum_b = _exponentials(q, y, top_b, temperature)
             share_a = 1 / sum_a if sum_a != 0 else 0.0
             share_b = 1 / sum_b if sum_b != 0 else 0.0
             some = sum_a != 0 or sum_b != 0
@@ -229,11 +258,14 @@ def _losses_kernel(widen, narrow):
             loss[row] = divergence
             share = 0.0 if one_sided else alpha / 2
             if share != 0.0:
-                mean_p, mean_q = _dot(x, p, t), _dot(y, q, t)
                 for i in range(n):
-                    v[i] = -share * (q[i] * (t[i] - mean_q) + u[i])
+                    v[i] = -u[i]
+                _add_centred(u, p, t, place_a, 1.0, x)
+                _add_centred(v, q, t, place_b, -1.0, x)
                 for i in range(n):
-                    u[i] = share * (p[i] * (t[i] - mean_p) + u[i])
+                    u[i] *= share
+                for i in range(n):
+                    v[i] *= share
             else:
                 u[:] = 0
                 v[:] = 0
