@@ -136,9 +136,10 @@ def _minus(x, y):
 def _apart(d, x, y, top_x, top_y, temperature):
     """d = ((x - y) - (top_x - top_y)) / temperature, with what the subtractions' rounding left; may overflow."""
     tops, tops_rest = _minus(top_x, top_y)
+    factor = 1 / temperature
     for i in range(d.size):
         difference, rest = _minus(x[i], y[i])
-        d[i] = ((difference - tops) + (rest - tops_rest)) / temperature
+        d[i] = ((difference - tops) + (rest - tops_rest)) * factor
 
 
 @rule.jitable
@@ -151,14 +152,14 @@ def _differences(u, d, p, q, x, y):
 
 
 @rule.jitable
-def _add_centred(g, p, t, place, sign, out):
-    """g += sign * p * (t - E_p[t]), from distances to the largest class: there only what the others have is summed."""
+def _add_centred(g, p, t, place, weight, out):
+    """g += weight * p * (t - E_p[t]), from distances to the largest class, which has what the others leave."""
     top = t[place] if place >= 0 else 0.0
     for i in range(out.size):
         out[i] = p[i] * (t[i] - top)
     mean = _sum(out)
     for i in range(out.size):
-        g[i] += sign * (out[i] - p[i] * mean)
+        g[i] += weight * (out[i] - p[i] * mean)
 
 
 @rule.jitable
@@ -259,13 +260,11 @@ def _losses_kernel(widen, narrow):
             share = 0.0 if one_sided else alpha / 2
             if share != 0.0:
                 for i in range(n):
-                    v[i] = -u[i]
-                _add_centred(u, p, t, place_a, 1.0, x)
-                _add_centred(v, q, t, place_b, -1.0, x)
-                for i in range(n):
                     u[i] *= share
                 for i in range(n):
-                    v[i] *= share
+                    v[i] = -u[i]
+                _add_centred(u, p, t, place_a, share, x)
+                _add_centred(v, q, t, place_b, -share, x)
             else:
                 u[:] = 0
                 v[:] = 0
