@@ -110,6 +110,8 @@ class Declaration:
         none = {name: f"{name} is None or " for name in self.optional}
         plain = [f"({none.get(name, '')}type({name}) is ndarray)" for name in self.arrays]
         quiet = ["type(rng) in QUIET"] * ("rng" in parameters) + ["dtype is None"] * ("dtype" in parameters)
+        others = [name for name in parameters if name not in self.arrays]
+        quiet += [f"{name} is not NOT_GIVEN" for name in others if literal[name] == "NOT_GIVEN"]
         code += [f"    if {' and '.join(plain + quiet)} and not unknown:"]
         code += [f"        check_places({self.into}, {self.into!r})"] * (self.into is not None)
         code += [f"        {'if out is None: ' * ('out' in parameters)}return body({arguments})"]

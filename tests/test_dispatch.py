@@ -5,6 +5,7 @@ Every public function with arrays is called here from one table, so a new one wi
 
 import importlib
 import inspect
+import operator
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop import backends
+from fastdrop import backends, dispatch
 from fastdrop.operations import ACTIVATIONS, DIVERGENCES, LOSSES
 
 F4 = np.float32
@@ -195,6 +196,22 @@ def test_signatures_are_those_of_every_backend():
 
 
 # -- whose kind --------------------------------------------------------------------------------------------------------
+
+
+REQUIRED = [
+    (name, required)
+    for name, declaration in dispatch.FUNCTIONS.items()
+    for required, p in declaration.signature.parameters.items()
+    if p.default is p.empty and required != "self"
+]
+
+
+@pytest.mark.parametrize(("name", "missing"), REQUIRED)
+def test_a_required_argument_that_is_missing_is_named(name, missing):
+    function = operator.attrgetter(name.removeprefix("Mask."))(MASK if name.startswith("Mask.") else fd)
+    others = {required: A for owner, required in REQUIRED if owner == name and required != missing}
+    with pytest.raises(TypeError, match=f"missing a required argument: '{missing}'"):
+        function(**others)
 
 
 @pytest.mark.parametrize("name", CALLS)
