@@ -115,8 +115,12 @@ class Declaration:
         code += [f"    if {' and '.join(plain + quiet)} and not unknown:"]
         code += [f"        check_places({self.into}, {self.into!r})"] * (self.into is not None)
         code += [f"        {'if out is None: ' * ('out' in parameters)}return body({arguments})"]
-        if "out" in parameters and not self.several:
-            code += ["        if type(out) is ndarray:", f"            check_out((out,), ({', '.join(self.arrays)},))"]
+        if "out" in parameters:
+            outs = [f"out[{i}]" for i in range(len(self.out))] if self.several else ["out"]
+            kinds = [f"type({out}) is ndarray" for out in outs]
+            kinds[:0] = [f"type(out) is tuple and len(out) == {len(outs)}"] * self.several
+            code += [f"        if {' and '.join(kinds)}:"]
+            code += [f"            check_out(({', '.join(outs)},), ({', '.join(self.arrays)},))"]
             code += [f"            return body({arguments})"]
         code += [f"    return look({{{given}}}, unknown)"]
         scope = {"ndarray": np.ndarray, "QUIET": QUIET, "in_use": in_use, "NOT_GIVEN": NOT_GIVEN}
