@@ -116,7 +116,7 @@ cdef Buffer buffer_of(size_t bytes):
     return buffer
 
 
-def with_room(make, *args):
+def allocate(make, *args):
     """make(*args), which allocates. Where memory has run out, what is kept for later goes back, and it is called again."""
     try:
         return make(*args)
@@ -134,7 +134,7 @@ cdef cnp.ndarray empty_like(cnp.ndarray x):
         try:
             return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
         except MemoryError:
-            return with_room(np.empty_like, x, None, "K", False)
+            return allocate(np.empty_like, x, None, "K", False)
     return np.ndarray((<object>x).shape, (<object>x).dtype, buffer, 0, (<object>x).strides)
 
 
@@ -144,14 +144,14 @@ def new_array(tuple shape, dtype):
     for n in shape:
         bytes *= <size_t>n
     buffer = buffer_of(bytes)
-    return with_room(np.empty, shape, dtype) if buffer is None else np.ndarray(shape, dtype, buffer)
+    return allocate(np.empty, shape, dtype) if buffer is None else np.ndarray(shape, dtype, buffer)
 
 
 def new_like(cnp.ndarray x):
     """An uninitialised array in x's layout and native byte order; from the pool where it is large and close-packed."""
     if cnp.PyArray_ISNOTSWAPPED(x):
         return empty_like(x)
-    return with_room(np.empty_like, x, (<object>x).dtype.newbyteorder("="))
+    return allocate(np.empty_like, x, (<object>x).dtype.newbyteorder("="))
 
 
 def set_buffer_limit(size_t bytes):
@@ -260,7 +260,7 @@ cdef object fill(fd_elementwise *job, double *p, fd_op op, fd_dtype dtype, cnp.n
         p[0] = mask._p
         job.p = p
     else:
-        ps = np.broadcast_to(np.asarray(mask.wide_p(), np.float64), shape)
+        ps = np.broadcast_to(np.asarray(mask.broadcast_p(), np.float64), shape)
     if not whole or ps is not None:
         check((<object>y).shape == shape and (whole or len(strides) == len(shape)))
     check(cnp.PyArray_ISBEHAVED(y))

@@ -18,7 +18,7 @@ from .dispatch import operation
 from .dtypes import FLOATS
 from .functional import check_mask, draw_mask, requested_mask
 from .masks import Mask
-from .memory import new_like, with_room
+from .memory import allocate, new_like
 
 if TYPE_CHECKING:
     from typing import Any, SupportsIndex
@@ -246,12 +246,12 @@ def _run(out, log_sum, dy, scores, bias, allow, mask, axis):
     if not out.size:
         log_sum[...] = np.inf
         return
-    p = mask.wide_p()
+    p = mask.broadcast_p()
     if type(p) is not float:
         p = axis_last(p.reshape(p.shape + (1,) * (scores.ndim - p.ndim)), axis)
         p = np.broadcast_to(p[..., 0], axis_last(scores, axis).shape[:-1])
-    x = with_room(np.ascontiguousarray, as_native(axis_last(scores, axis)))
-    gradient = None if dy is None else with_room(np.ascontiguousarray, as_native(axis_last(dy, axis)))
+    x = allocate(np.ascontiguousarray, as_native(axis_last(scores, axis)))
+    gradient = None if dy is None else allocate(np.ascontiguousarray, as_native(axis_last(dy, axis)))
     last = axis == scores.ndim - 1
     y = out if last and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative else new_like(x)
     if not last or mask._strides is not None:

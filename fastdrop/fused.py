@@ -17,7 +17,7 @@ from .backends import in_use
 from .dispatch import like, operation
 from .functional import check_mask, draw_mask, dropout, requested_mask
 from .masks import gradient
-from .memory import new_array, with_room
+from .memory import allocate, new_array
 
 if TYPE_CHECKING:
     from typing import Any
@@ -177,7 +177,7 @@ def dropout_add_backward(
     _fits("bias_shape", bias_shape, "dy", dy.shape)
     _fits("mask", mask.shape, "dy", dy.shape)
     dx = output_like(dy, out)
-    dbias = with_room(np.zeros, (1,) * (dy.ndim - len(bias_shape)) + bias_shape, sum_dtype(dy.dtype))
+    dbias = allocate(np.zeros, (1,) * (dy.ndim - len(bias_shape)) + bias_shape, sum_dtype(dy.dtype))
     if dy.size:
         whole = dx if dx.flags.aligned and dx.dtype.isnative else new_array(dx.shape, dx.dtype.newbyteorder("="))
         in_use.backend.apply_sum(dbias, as_native(dy), mask, whole)

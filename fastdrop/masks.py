@@ -26,7 +26,7 @@ from .borders.host import view
 from .compiled import _core
 from .dispatch import operation
 from .dtypes import FLOATS
-from .memory import new_array, with_room
+from .memory import allocate, new_array
 from .rng import draw
 from .rule import MASK64, scale_of
 
@@ -317,7 +317,7 @@ class Mask(Fields):
         own = (0 if m == 1 else s for m, s in zip(self._shape, strides))  # that of a single element may be 2**64
         return (0,) * lead + tuple(own)
 
-    def wide_p(self) -> float | NDArray[np.float64]:
+    def broadcast_p(self) -> float | NDArray[np.float64]:
         """p as NumPy broadcasts it against the mask: the float, or a view of the array with an axis for each of
         the mask's."""
         p = self._p
@@ -694,7 +694,7 @@ def gradient(mask, dy, x_shape, out):
         return dx
     dy = as_native(dy)
     dx = new_array(x_shape, dy.dtype) if out is None else check_out(out, "out", x_shape, dy.dtype)
-    total = with_room(np.zeros, (1,) * (dy.ndim - dx.ndim) + dx.shape, sum_dtype(dy.dtype))
+    total = allocate(np.zeros, (1,) * (dy.ndim - dx.ndim) + dx.shape, sum_dtype(dy.dtype))
     if dy.size:
         in_use.backend.apply_sum(total, dy, mask)
     dx[...] = total.reshape(dx.shape)

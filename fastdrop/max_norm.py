@@ -12,7 +12,7 @@ from .arguments import check_number
 from .arrays import as_array
 from .backends import in_use
 from .dispatch import operation
-from .memory import with_room
+from .memory import allocate
 
 if TYPE_CHECKING:
     from .typing import OutT, Shape
@@ -75,7 +75,7 @@ def max_norm_(W: OutT, limit: float, axis: Shape = 0) -> OutT:
         in_use.backend.max_norm(_three(w, first, last), limit)
         return W
     front = np.moveaxis(w, axes, range(len(axes)))
-    copy = with_room(np.ascontiguousarray, front, w.dtype.newbyteorder("="))
+    copy = allocate(np.ascontiguousarray, front, w.dtype.newbyteorder("="))
     copy = copy.copy() if copy is front or np.may_share_memory(copy, w) else copy
     in_use.backend.max_norm(_three(copy, 0, len(axes) - 1), limit)
     front[...] = copy

@@ -5,10 +5,10 @@ import numpy as np
 from .compiled import _core
 
 if _core is not None:
-    with_room, new_array, new_like = _core.with_room, _core.new_array, _core.new_like
+    allocate, new_array, new_like = _core.allocate, _core.new_array, _core.new_like
 else:
 
-    def with_room(make, *args):
+    def allocate(make, *args):
         """Return ``make(*args)``, which allocates; if memory runs out, again without what is kept of freed outputs."""
         return make(*args)
 

@@ -24,7 +24,7 @@ from .backends import in_use
 from .dispatch import like, operation
 from .functional import check_mask, draw_mask
 from .masks import Mask, apply_into
-from .memory import new_array, new_like, with_room
+from .memory import allocate, new_array, new_like
 
 if TYPE_CHECKING:
     from typing import Any, SupportsIndex
@@ -148,7 +148,7 @@ def multi_sample_dropout_backward(dy: ArrayLike, mask: Mask, *, out: Any = None)
     as_array(dy, "dy")
     if dy.shape != mask.shape:
         raise ValueError(f"dy must have the mask's shape, {mask.shape}, got {dy.shape}")
-    dy = with_room(np.ascontiguousarray, as_native(dy)) if dy.ndim > 1 else as_native(dy)
+    dy = allocate(np.ascontiguousarray, as_native(dy)) if dy.ndim > 1 else as_native(dy)
     dx = new_array(dy.shape[1:], dy.dtype) if out is None else check_out(out, "out", dy.shape[1:], dy.dtype)
     if dx.size:
         _whole(dx, lambda whole: in_use.backend.sample_sum(whole, dy, mask))
@@ -392,7 +392,7 @@ def multi_sample_linear_backward(dlogits: ArrayLike, x: ArrayLike, W: ArrayLike,
         dx = multi_sample_mean_backward(dlogits @ W.T, mask)
         return dx, _rows(_mean(x, mask), 2).T @ _rows(dlogits, 2), db
     dx, dW = new_array(x.shape, x.dtype), new_array(W.shape, W.dtype)
-    _backward(_rows(dx, 2), dW, _rows(with_room(np.ascontiguousarray, dlogits), 3), _rows(x, 2), W, mask)
+    _backward(_rows(dx, 2), dW, _rows(allocate(np.ascontiguousarray, dlogits), 3), _rows(x, 2), W, mask)
     return dx, dW, db
 
 
@@ -495,7 +495,7 @@ def _mean(x, mask, out=None):
         return out
     y = new_like(x) if out is None else out
     if x.size:
-        x = with_room(np.ascontiguousarray, as_native(x)).reshape(x.shape)
+        x = allocate(np.ascontiguousarray, as_native(x)).reshape(x.shape)
         _whole(y, lambda whole: in_use.backend.sample_mean(whole, x, mask))
     return y
 
@@ -519,4 +519,4 @@ def _operands(x, W):
         raise ValueError(f"W must have the shape (F, C), got {W.shape}")
     if not x.ndim or x.shape[-1] != W.shape[0]:
         raise ValueError(f"x must have {W.shape[0]} features, W's first axis, on its last axis, got shape {x.shape}")
-    return with_room(np.ascontiguousarray, as_native(x)), as_native(W)
+    return allocate(np.ascontiguousarray, as_native(x)), as_native(W)

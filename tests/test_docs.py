@@ -54,7 +54,7 @@ def functions():
             yield name, thing
         if inspect.isclass(thing):
             for method, function in inspect.getmembers(thing, inspect.isroutine):
-                internal = method.startswith("_") or method in ("strides_for", "wide_p")  # the backends use these
+                internal = method.startswith("_") or method in ("strides_for", "broadcast_p")  # the backends use these
                 if not internal and function.__qualname__.startswith(f"{name}."):
                     yield f"{name}.{method}", function
 

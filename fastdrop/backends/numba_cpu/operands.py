@@ -49,8 +49,8 @@ def source(mask, shape):
 
 
 def thresholds_of(mask, shape):
-    """The kernels' `chances`, broadcast to ``shape``."""
-    p = mask.wide_p()
+    """The kernels' `thresholds`, broadcast to ``shape``."""
+    p = mask.broadcast_p()
     if type(p) is float:
         steps = (0,) * len(shape)
     else:

@@ -20,16 +20,16 @@ from .threads import run
 
 
 @jit
-def _keep_bytes(out, start, shape, steps, mask, chances, first, last):
+def _keep_bytes(out, start, shape, steps, mask, thresholds, first, last):
     scratch = new_scratch()
     while first < last:
-        n, _ = decide_tile(scratch, 0, first, last, mask, chances)
+        n, _ = decide_tile(scratch, 0, first, last, mask, thresholds)
         scatter(out, scratch[0], start, first, n, shape, steps)
         first += n
 
 
 @jit
-def _keep_bits(out, mask, chances, first, last):
+def _keep_bits(out, mask, thresholds, first, last):
     scratch = new_scratch()
     keep = scratch[0]
     eights = keep.view(np.uint64)
@@ -37,7 +37,7 @@ def _keep_bits(out, mask, chances, first, last):
         n = min(TILE, last - first)
         at = 0
         while at < n:
-            at += decide_tile(scratch, at, first + at, first + n, mask, chances)[0]
+            at += decide_tile(scratch, at, first + at, first + n, mask, thresholds)[0]
         keep[n : n + 8] = 0
         packed = out[first // 8 : (first + n + 7) // 8]
         for i in range(packed.size):
@@ -54,13 +54,13 @@ def _float_kernel(widen, narrow, op):
             y[i] = narrow(op(keep[i] != 0, widen(a[i]), widen(b[i]), widen(c[i]), scale))
 
     @jit
-    def kernel(y, a, b, c, count, starts, shape, steps, in_order, in_place, mask, chances, scales, first, last):
+    def kernel(y, a, b, c, count, starts, shape, steps, in_order, in_place, mask, thresholds, scales, first, last):
         scratch = new_scratch()
         keep = scratch[0]
         ty, ta = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype)
         tb, tc = np.empty(TILE, y.dtype), np.empty(TILE, y.dtype)
         while first < last:
-            n, p = decide_tile(scratch, 0, first, last, mask, chances)
+            n, p = decide_tile(scratch, 0, first, last, mask, thresholds)
             pa = part_of(ta, a, 1, starts, first, n, shape, steps, in_order)
             pb = part_of(tb, b, 2, starts, first, n, shape, steps, in_order) if count > 1 else pa
             pc = part_of(tc, c, 3, starts, first, n, shape, steps, in_order) if count > 2 else pa

@@ -167,7 +167,7 @@ def scatter(y, tile, start, first, n, shape, steps):
 
 
 # -- what a kernel decides with ---------------------------------------------------------------------------------------
-# `mask` is (seed, stream, offset, shape, steps, stored), `chances` (thresholds, run, shape, steps): one p serves `run`
+# `mask` is (seed, stream, offset, shape, steps, stored), `thresholds` (values, run, shape, steps): one p serves `run`
 # logical elements, and which one follows from the axes before them.
 
 
@@ -180,15 +180,15 @@ def new_scratch():
 
 
 @rule.jitable
-def decide_tile(scratch, at, first, last, mask, chances):
+def decide_tile(scratch, at, first, last, mask, thresholds):
     """Make decisions from element ``first`` on, at ``at`` in the tile: (how many elements of one p, which p)."""
     keep, made, have, words, words1 = scratch
-    thresholds, run, shape, steps = chances
+    values, run, shape, steps = thresholds
     n = min(TILE - at, last - first, run - first % run)
     p = locate(first // run, shape, steps)
     if have[2] != np.uint64(p):
         have[1], have[2] = np.uint64(0), np.uint64(p)
-    decide(keep[at:], made, have, words, words1, first, n, mask, thresholds[p])
+    decide(keep[at:], made, have, words, words1, first, n, mask, values[p])
     return n, p
 
 

@@ -302,7 +302,7 @@ def _attention_kernel(widen, narrow):
             y[at + i] = narrow(type(zero)(g[i]))
 
     @jit
-    def attention(y, log_sum, dy, x, n, bias, allow, walks, mask, chances, scales, forward, first, last):
+    def attention(y, log_sum, dy, x, n, bias, allow, walks, mask, thresholds, scales, forward, first, last):
         scratch = new_scratch()
         keep = scratch[0]
         s, p, g = np.empty(n), np.empty(n), np.empty(n)
@@ -322,7 +322,7 @@ def _attention_kernel(widen, narrow):
             scale = scales[row if scales.size > 1 else 0]
             done = 0
             while done < n:
-                many, _ = decide_tile(scratch, 0, row * n + done, (row + 1) * n, mask, chances)
+                many, _ = decide_tile(scratch, 0, row * n + done, (row + 1) * n, mask, thresholds)
                 if forward:
                     for i in range(many):
                         g[done + i] = p[done + i] * scale if keep[i] != 0 else 0.0

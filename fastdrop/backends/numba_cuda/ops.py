@@ -19,10 +19,9 @@ from .parts import (
     AXES,
     BLOCKS,
     DTYPES,
-    EACH,
     LOW60,
+    PER_INDEX_P,
     THREADS,
-    chances,
     decide,
     first_of,
     flags4,
@@ -34,14 +33,15 @@ from .parts import (
     locate3,
     mask_steps,
     numba_stream,
-    one_chance,
     p_steps,
     pick,
     real,
     source,
     store16,
     stored_bits,
+    threshold_and_scale,
     threshold_at,
+    thresholds_and_scales,
     wide,
     wrap,
 )
@@ -86,13 +86,13 @@ def bits_anywhere(out, n, shape, steps, each, offset, seed, stream, threshold, t
         out[thread] = np.uint8(byte)
 
 
-def _build_for(widen, narrow, computed, lanes):
-    """Kernels of one dtype: ``lanes`` of the layout a thread, arithmetic in the type ``computed``."""
-    group = 4 * lanes  # consecutive elements of a thread, in each of the four words
-    shift = 4 if lanes == 1 else 3  # 2**shift threads make the decisions of a block of 256 elements
-    minus_zero = np.uint16(0x8000) if lanes == 2 else computed(-0.0)
-    nothing = (minus_zero,) * group  # what no bias adds: x + -0.0 is x
+# What follows makes the kernels of one dtype: ``lanes`` of the layout a thread, arithmetic in the type ``computed``,
+# numbers brought there by ``widen`` and back by ``narrow``.
 
+
+@cache
+def _lane_parts(computed, lanes):
+    """(load, store, flags_of, kept_in): how a thread gets at the elements of a word, and at its decisions."""
     if lanes == 2 or computed is np.float32:
         load, store = load16, store16
     else:
@@ -121,80 +121,72 @@ def _build_for(widen, narrow, computed, lanes):
         f0, f1, f2, f3, g0, g1, g2, g3 = flags
         return kept_byte(pick(f0, f1, f2, f3, word) if k < 4 else pick(g0, g1, g2, g3, word), k & 3)
 
-    def lane_kernel(op, count):
-        """y = op(kept, a, b, -, scale); ``count`` of a and b are inputs of it."""
+    return load, store, flags_of, kept_in
 
-        @rule.inline
-        def four(flags, v, w, scale):
-            return (
-                narrow(op(kept_byte(flags, 0), widen(v[0]), widen(w[0]), computed(0), scale)),
-                narrow(op(kept_byte(flags, 1), widen(v[1]), widen(w[1]), computed(0), scale)),
-                narrow(op(kept_byte(flags, 2), widen(v[2]), widen(w[2]), computed(0), scale)),
-                narrow(op(kept_byte(flags, 3), widen(v[3]), widen(w[3]), computed(0), scale)),
-            )
 
-        if lanes == 2:  # 16-bit numbers: a group is eight of them
-
-            @rule.inline
-            def run(f, g, v, w, scale):
-                return four(f, v[:4], w[:4], scale) + four(g, v[4:], w[4:], scale)
-
-        else:
-
-            @rule.inline
-            def run(f, g, v, w, scale):
-                return four(f, v, w, scale)
-
-        @jit
-        def kernel(y, a, b, n, head, aligned, base, seed, stream, threshold, scale):
-            thread = np.int64(cuda.grid(1))
-            first = first_of(thread, head, shift)
-            if first >= n:
-                return
-            flags = flags_of(thread, base, seed, stream, threshold)
-            f0, f1, f2, f3, g0, g1, g2, g3 = flags
-            if aligned and first >= 0 and first + 192 + group <= n:
-                v0, v1 = load(a, first), load(a, first + 64)
-                v2, v3 = load(a, first + 128), load(a, first + 192)
-                w0, w1, w2, w3 = v0, v1, v2, v3
-                if count > 1:
-                    w0, w1 = load(b, first), load(b, first + 64)
-                    w2, w3 = load(b, first + 128), load(b, first + 192)
-                store(y, first, run(f0, g0, v0, w0, scale))
-                store(y, first + 64, run(f1, g1, v1, w1, scale))
-                store(y, first + 128, run(f2, g2, v2, w2, scale))
-                store(y, first + 192, run(f3, g3, v3, w3, scale))
-            else:
-                for i in range(4 * group):
-                    word, k = i // group, i % group
-                    at = first + 64 * word + k
-                    if 0 <= at < n:
-                        v = widen(a[at])
-                        w = widen(b[at]) if count > 1 else v
-                        y[at] = narrow(op(kept_in(flags, word, k), v, w, computed(0), scale))
-
-        return kernel
+def _group(op, widen, narrow, lanes):
+    """op on a thread's group in one word: a function of two words of flags, three inputs and the scale."""
 
     @rule.inline
-    def four_added(flags, v, b, r, scale):
+    def four(flags, a, b, c, scale):
         return (
-            narrow(rule.select_add(kept_byte(flags, 0), widen(v[0]), widen(b[0]), widen(r[0]), scale)),
-            narrow(rule.select_add(kept_byte(flags, 1), widen(v[1]), widen(b[1]), widen(r[1]), scale)),
-            narrow(rule.select_add(kept_byte(flags, 2), widen(v[2]), widen(b[2]), widen(r[2]), scale)),
-            narrow(rule.select_add(kept_byte(flags, 3), widen(v[3]), widen(b[3]), widen(r[3]), scale)),
+            narrow(op(kept_byte(flags, 0), widen(a[0]), widen(b[0]), widen(c[0]), scale)),
+            narrow(op(kept_byte(flags, 1), widen(a[1]), widen(b[1]), widen(c[1]), scale)),
+            narrow(op(kept_byte(flags, 2), widen(a[2]), widen(b[2]), widen(c[2]), scale)),
+            narrow(op(kept_byte(flags, 3), widen(a[3]), widen(b[3]), widen(c[3]), scale)),
         )
 
-    if lanes == 2:
+    if lanes == 1:
+        return rule.inline(lambda f, g, a, b, c, scale: four(f, a, b, c, scale))
+    return rule.inline(  # 16-bit numbers: a group is eight of them
+        lambda f, g, a, b, c, scale: four(f, a[:4], b[:4], c[:4], scale) + four(g, a[4:], b[4:], c[4:], scale)
+    )
 
-        @rule.inline
-        def added(f, g, v, b, r, scale):
-            return four_added(f, v[:4], b[:4], r[:4], scale) + four_added(g, v[4:], b[4:], r[4:], scale)
 
-    else:
+def _lane_kernel(op, count, widen, narrow, computed, lanes):
+    """y = op(kept, a, b, -, scale); ``count`` of a and b are inputs of it."""
+    load, store, flags_of, kept_in = _lane_parts(computed, lanes)
+    run = _group(op, widen, narrow, lanes)
+    group, shift = 4 * lanes, 5 - lanes  # elements of a thread in each word; 2**shift threads decide 256 elements
 
-        @rule.inline
-        def added(f, g, v, b, r, scale):
-            return four_added(f, v, b, r, scale)
+    @jit
+    def kernel(y, a, b, n, head, aligned, base, seed, stream, threshold, scale):
+        thread = np.int64(cuda.grid(1))
+        first = first_of(thread, head, shift)
+        if first >= n:
+            return
+        flags = flags_of(thread, base, seed, stream, threshold)
+        f0, f1, f2, f3, g0, g1, g2, g3 = flags
+        if aligned and first >= 0 and first + 192 + group <= n:
+            v0, v1 = load(a, first), load(a, first + 64)
+            v2, v3 = load(a, first + 128), load(a, first + 192)
+            w0, w1, w2, w3 = v0, v1, v2, v3
+            if count > 1:
+                w0, w1 = load(b, first), load(b, first + 64)
+                w2, w3 = load(b, first + 128), load(b, first + 192)
+            store(y, first, run(f0, g0, v0, w0, v0, scale))
+            store(y, first + 64, run(f1, g1, v1, w1, v1, scale))
+            store(y, first + 128, run(f2, g2, v2, w2, v2, scale))
+            store(y, first + 192, run(f3, g3, v3, w3, v3, scale))
+        else:
+            for i in range(4 * group):
+                word, k = i // group, i % group
+                at = first + 64 * word + k
+                if 0 <= at < n:
+                    v = widen(a[at])
+                    w = widen(b[at]) if count > 1 else v
+                    y[at] = narrow(op(kept_in(flags, word, k), v, w, v, scale))
+
+    return kernel
+
+
+def _add_kernel(widen, narrow, computed, lanes):
+    """y = residual + select(mask, x + bias), lane by lane."""
+    load, store, flags_of, kept_in = _lane_parts(computed, lanes)
+    add, run = rule.select_add, _group(rule.select_add, widen, narrow, lanes)
+    group, shift = 4 * lanes, 5 - lanes
+    minus_zero = np.uint16(0x8000) if lanes == 2 else computed(-0.0)
+    nothing = (minus_zero,) * group  # what no bias adds: x + -0.0 is x
 
     @jit
     def dropout_add(y, x, residual, bias, columns, n, head, aligned, base, seed, stream, threshold, scale):
@@ -217,68 +209,74 @@ def _build_for(widen, narrow, computed, lanes):
             v2, v3 = load(x, first + 128), load(x, first + 192)
             r0, r1 = load(residual, first), load(residual, first + 64)
             r2, r3 = load(residual, first + 128), load(residual, first + 192)
-            store(y, first, added(f0, g0, v0, b0, r0, scale))
-            store(y, first + 64, added(f1, g1, v1, b1, r1, scale))
-            store(y, first + 128, added(f2, g2, v2, b2, r2, scale))
-            store(y, first + 192, added(f3, g3, v3, b3, r3, scale))
+            store(y, first, run(f0, g0, v0, b0, r0, scale))
+            store(y, first + 64, run(f1, g1, v1, b1, r1, scale))
+            store(y, first + 128, run(f2, g2, v2, b2, r2, scale))
+            store(y, first + 192, run(f3, g3, v3, b3, r3, scale))
         else:
             for i in range(4 * group):
                 word, k = i // group, i % group
                 at = first + 64 * word + k
                 if 0 <= at < n:
-                    kept = kept_in(flags, word, k)
-                    b = bias[at % columns] if columns else nothing[0]
-                    y[at] = narrow(rule.select_add(kept, widen(x[at]), widen(b), widen(residual[at]), scale))
+                    b = bias[at % columns] if columns else minus_zero
+                    y[at] = narrow(add(kept_in(flags, word, k), widen(x[at]), widen(b), widen(residual[at]), scale))
 
-    def anywhere(op, count):
-        """y = op(kept, a, b, c, scale) with ``count`` inputs, any strides and any mask: four elements a thread."""
+    return dropout_add
 
-        @jit
-        def kernel(
-            y, a, b, c, starts, n, shape, y_steps, a_steps, b_steps, c_steps, m_steps, each_steps,
-            offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
-        ):  # fmt: skip
-            e = 4 * np.int64(cuda.grid(1))
-            if e >= n:
-                return
-            inner = AXES - 1
-            together = e % shape[inner] + 4 <= shape[inner]  # along the last axis, a step from each to the next
-            y_at, a_at, m_at = locate3(e, shape, y_steps, a_steps, m_steps)
-            b_at, c_at, each = np.int64(0), np.int64(0), np.int64(0)
-            if count > 1 or kind & EACH:
-                b_at, c_at, each = locate3(e, shape, b_steps, c_steps, each_steps)
-            index = offset + np.uint64(m_at)
-            t = threshold_at(thresholds, each, threshold, kind)
-            one = m_steps[inner] == 0  # decision for all four
-            at_once = (
-                together
-                and each_steps[inner] == 0
-                and (one or (m_steps[inner] == 1 and index & np.uint64(3) == np.uint64(0)))
-            )
-            flags = np.uint32(0)
-            if at_once and one:
-                flags = np.uint32(rule.HIGH_BITS if decide(seed, stream, index, t, stored, kind) else 0)
-            elif at_once:
-                flags = flags4(seed, stream, index, t, stored, kind)
-            for k in range(4):
-                if e + k < n:
-                    if k > 0 and together:
-                        y_at, a_at, m_at = y_at + y_steps[inner], a_at + a_steps[inner], m_at + m_steps[inner]
-                        b_at, c_at, each = b_at + b_steps[inner], c_at + c_steps[inner], each + each_steps[inner]
-                    elif k > 0:
-                        y_at, a_at, m_at = locate3(e + k, shape, y_steps, a_steps, m_steps)
-                        if count > 1 or kind & EACH:
-                            b_at, c_at, each = locate3(e + k, shape, b_steps, c_steps, each_steps)
-                    kept = kept_byte(flags, k)
-                    if not at_once:
-                        t = threshold_at(thresholds, each, threshold, kind)
-                        kept = decide(seed, stream, offset + np.uint64(m_at), t, stored, kind)
-                    u = widen(a[starts[1] + a_at])
-                    v = widen(b[starts[2] + b_at]) if count > 1 else u
-                    w = widen(c[starts[3] + c_at]) if count > 2 else u
-                    y[starts[0] + y_at] = narrow(op(kept, u, v, w, scales[each] if kind & EACH else scale))
 
-        return kernel
+def _anywhere_kernel(op, count, widen, narrow):
+    """y = op(kept, a, b, c, scale) with ``count`` inputs, any strides and any mask: four elements a thread."""
+
+    @jit
+    def kernel(
+        y, a, b, c, starts, n, shape, y_steps, a_steps, b_steps, c_steps, m_steps, each_steps,
+        offset, seed, stream, threshold, scale, thresholds, scales, stored, kind,
+    ):  # fmt: skip
+        e = 4 * np.int64(cuda.grid(1))
+        if e >= n:
+            return
+        inner = AXES - 1
+        together = e % shape[inner] + 4 <= shape[inner]  # along the last axis, a step from each to the next
+        y_at, a_at, m_at = locate3(e, shape, y_steps, a_steps, m_steps)
+        b_at, c_at, each = np.int64(0), np.int64(0), np.int64(0)
+        if count > 1 or kind & PER_INDEX_P:
+            b_at, c_at, each = locate3(e, shape, b_steps, c_steps, each_steps)
+        index = offset + np.uint64(m_at)
+        t = threshold_at(thresholds, each, threshold, kind)
+        one = m_steps[inner] == 0  # decision for all four
+        at_once = (
+            together
+            and each_steps[inner] == 0
+            and (one or (m_steps[inner] == 1 and index & np.uint64(3) == np.uint64(0)))
+        )
+        flags = np.uint32(0)
+        if at_once and one:
+            flags = np.uint32(rule.HIGH_BITS if decide(seed, stream, index, t, stored, kind) else 0)
+        elif at_once:
+            flags = flags4(seed, stream, index, t, stored, kind)
+        for k in range(4):
+            if e + k < n:
+                if k > 0 and together:
+                    y_at, a_at, m_at = y_at + y_steps[inner], a_at + a_steps[inner], m_at + m_steps[inner]
+                    b_at, c_at, each = b_at + b_steps[inner], c_at + c_steps[inner], each + each_steps[inner]
+                elif k > 0:
+                    y_at, a_at, m_at = locate3(e + k, shape, y_steps, a_steps, m_steps)
+                    if count > 1 or kind & PER_INDEX_P:
+                        b_at, c_at, each = locate3(e + k, shape, b_steps, c_steps, each_steps)
+                kept = kept_byte(flags, k)
+                if not at_once:
+                    t = threshold_at(thresholds, each, threshold, kind)
+                    kept = decide(seed, stream, offset + np.uint64(m_at), t, stored, kind)
+                u = widen(a[starts[1] + a_at])
+                v = widen(b[starts[2] + b_at]) if count > 1 else u
+                w = widen(c[starts[3] + c_at]) if count > 2 else u
+                y[starts[0] + y_at] = narrow(op(kept, u, v, w, scales[each] if kind & PER_INDEX_P else scale))
+
+    return kernel
+
+
+def _sum_kernel(widen, narrow, computed):
+    """dx = the sum of select(mask, dy) over some axes."""
 
     @jit
     def sum_anywhere(
@@ -296,8 +294,14 @@ def _build_for(widen, narrow, computed, lanes):
                 t = threshold_at(thresholds, each, threshold, kind)
                 kept = decide(seed, stream, offset + np.uint64(m_at + m_more), t, stored, kind)
                 value = widen(dy[starts[1] + dy_at + dy_more])
-                whole += rule.select(kept, value, scales[each] if kind & EACH else scale)
+                whole += rule.select(kept, value, scales[each] if kind & PER_INDEX_P else scale)
             dx[starts[0] + locate(e, shape, dx_steps)] = narrow(whole)
+
+    return sum_anywhere
+
+
+def _mean_kernel(widen, narrow, computed):
+    """The mean of several masks' dropout of one x."""
 
     @rule.inline
     def add_sample(sums, weight, index, seed, stream, threshold, stored, kind):
@@ -325,7 +329,7 @@ def _build_for(widen, narrow, computed, lanes):
             for s in range(samples):
                 index = offset + np.uint64(s) * np.uint64(n) + np.uint64(e)
                 t = threshold_at(thresholds, s, threshold, kind)
-                weight = weights[s] if kind & EACH else computed(1)
+                weight = weights[s] if kind & PER_INDEX_P else computed(1)
                 sums = add_sample(sums, weight, index, seed, stream, t, stored, kind)
             y[e] = narrow(rule.weigh(widen(x[e]), sums[0], factor))
             if e + 1 < n:
@@ -334,6 +338,12 @@ def _build_for(widen, narrow, computed, lanes):
                 y[e + 2] = narrow(rule.weigh(widen(x[e + 2]), sums[2], factor))
             if e + 3 < n:
                 y[e + 3] = narrow(rule.weigh(widen(x[e + 3]), sums[3], factor))
+
+    return sample_mean
+
+
+def _bias_kernels(widen, narrow, computed):
+    """The gradient of a bias, in two steps: sums of parts of the rows, and the sum of these."""
 
     @jit
     def bias_parts(parts, dy, rows, columns, height, offset, seed, stream, threshold, scale):
@@ -358,20 +368,21 @@ def _build_for(widen, narrow, computed, lanes):
                 whole += parts[part * columns + c]
             db[c] = narrow(whole)
 
-    kernels = {"lanes add": dropout_add}
-    for name, operation in OPERATIONS.items():
-        op, count = rule.element(operation, in_double=False), len(operation.inputs)
-        kernels[f"anywhere {name}"] = anywhere(op, count)
-        if not operation.residual:
-            kernels[f"lanes {name}"] = lane_kernel(op, count)
-    more = sum_anywhere, sample_mean, bias_parts, sum_parts
-    return kernels | {kernel.py_func.__name__: kernel for kernel in more}
+    return bias_parts, sum_parts
 
 
 @cache
 def kernels_of(dtype):
     """The kernels of one dtype by name."""
-    return _build_for(*DTYPES[dtype])
+    number = DTYPES[dtype]
+    kernels = {"lanes add": _add_kernel(*number)}
+    for name, operation in OPERATIONS.items():
+        op, count = rule.element(operation, in_double=False), len(operation.inputs)
+        kernels[f"anywhere {name}"] = _anywhere_kernel(op, count, *number[:2])
+        if not operation.residual:
+            kernels[f"lanes {name}"] = _lane_kernel(op, count, *number)
+    sums = _sum_kernel(*number[:3]), _mean_kernel(*number[:3]), *_bias_kernels(*number[:3])
+    return kernels | {kernel.py_func.__name__: kernel for kernel in sums}
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------
@@ -394,12 +405,12 @@ def keep_bits(out, mask, stream):
     n, head = mask.size, mask._offset & 255
     if _plain(mask) and head % 8 == 0:
         arguments = _lane_arguments(mask, True, 8)
-        threshold, _ = one_chance(mask.p, "float32")
+        threshold, _ = threshold_and_scale(mask.p, "float32")
         threads = 8 * -(-(head + n) // 256)
         launch(bits_lanes, threads, stream, out.kernel_argument(), n, head, *arguments[2:], threshold)
     else:
         walk = wide(mask.shape, mask_steps(mask, mask.shape), p_steps(mask, mask.shape))
-        threshold, _, thresholds, _ = chances(mask, out, stream)
+        threshold, _, thresholds, _ = thresholds_and_scales(mask, out, stream)
         stored, kind = stored_bits(mask, out, stream)
         arguments = np.uint64(mask._offset), *source(mask), threshold, thresholds, stored, kind
         launch(bits_anywhere, out.size, stream, out.kernel_argument(), n, *walk, *arguments)
@@ -415,7 +426,8 @@ def elementwise(op, y, inputs, mask, stream):
         arrays = [one.kernel_argument() for one in (y, *inputs)]
         arrays += arrays[1:2] * (3 - len(arrays))
         threads = -(-(head + y.size) // 256) * (16 // lanes)
-        launch(kernels[f"lanes {op}"], threads, stream, *arrays, y.size, head, *rest, *one_chance(mask.p, y.dtype))
+        chance = threshold_and_scale(mask.p, y.dtype)
+        launch(kernels[f"lanes {op}"], threads, stream, *arrays, y.size, head, *rest, *chance)
     elif type(mask.p) is not float and mask.shape[0] == y.shape[0] <= y.size // PART and mask.ndim == len(y.shape):
         for i in range(mask.shape[0]):
             elementwise(op, y.take(0, i), [one.take(0, i) for one in inputs], mask[i], stream)
@@ -432,7 +444,7 @@ def _anywhere(op, y, inputs, mask, stream):
     starts = tuple(one.before for one in arrays)
     launch(
         kernels_of(y.dtype)[f"anywhere {op}"], -(-y.size // 4), stream, *memory, starts, y.size, *walk,
-        np.uint64(mask._offset), *source(mask), *chances(mask, y, stream), *stored_bits(mask, y, stream),
+        np.uint64(mask._offset), *source(mask), *thresholds_and_scales(mask, y, stream), *stored_bits(mask, y, stream),
     )  # fmt: skip
 
 
@@ -450,7 +462,7 @@ def dropout_add(y, x, residual, bias, mask, stream):
     head, *rest = _lane_arguments(mask, aligned, 4 * lanes)
     threads = -(-(head + x.size) // 256) * (16 // lanes)
     memory = [one.kernel_argument() for one in (y, x, residual, bias or residual)]
-    chance = one_chance(mask.p, x.dtype)
+    chance = threshold_and_scale(mask.p, x.dtype)
     launch(kernels_of(x.dtype)["lanes add"], threads, stream, *memory, columns, x.size, head, *rest, *chance)
 
 
@@ -460,7 +472,7 @@ def bias_gradient(db, dy, mask, parts, stream):
     rows, height = dy.size // columns, parts.shape[0]
     kernels = kernels_of(dy.dtype)
     arguments = parts.kernel_argument(), dy.kernel_argument(), rows, columns, -(-rows // height)
-    chance = np.uint64(mask._offset), *source(mask), *one_chance(mask.p, dy.dtype)
+    chance = np.uint64(mask._offset), *source(mask), *threshold_and_scale(mask.p, dy.dtype)
     grid = max(-(-columns // THREADS), -(-BLOCKS // height)), height
     kernels["bias_parts"][grid, THREADS, numba_stream(stream)](*arguments, *chance)
     launch(kernels["sum_parts"], columns, stream, db.kernel_argument(), parts.kernel_argument(), height, columns)
@@ -482,14 +494,15 @@ def apply_sum(dx, dy, mask, stream):
     launch(
         kernels_of(dy.dtype)["sum_anywhere"], n, stream, dx.kernel_argument(), dy.kernel_argument(),
         (dx.before, dy.before), n, *outer, terms, inner[0], *inner[2:],
-        np.uint64(mask._offset), *source(mask), *chances(mask, dy, stream), *stored_bits(mask, dy, stream),
+        np.uint64(mask._offset), *source(mask),
+        *thresholds_and_scales(mask, dy, stream), *stored_bits(mask, dy, stream),
     )  # fmt: skip
 
 
 def sample_mean(y, x, mask, stream):
     """y = the mean over s of select(mask[s], x): the forward pass, and on dy the backward pass."""
     samples, threads = mask.shape[0], -(-x.size // 4)
-    threshold, _, thresholds, weights = chances(mask, x, stream)
+    threshold, _, thresholds, weights = thresholds_and_scales(mask, x, stream)
     with np.errstate(over="ignore"):
         factor = real(x.dtype)((scale_of(mask.p) if type(mask.p) is float else 1.0) / samples)
     arguments = y.kernel_argument(), x.kernel_argument(), x.size, samples, np.uint64(mask._offset), *source(mask)

@@ -19,11 +19,11 @@ from ...rule import scale_of, threshold
 from ..numba_common import rule
 from ..numba_common.axes import c_steps, join
 
-THREADS = 32 if config.ENABLE_CUDASIM else 256  # a block; the simulator starts a Python thread for each
+THREADS = 8 if config.ENABLE_CUDASIM else 256  # a block; the simulator starts a Python thread for each
 AXES = 8  # of an array with strides, once axes that follow one another are joined
 BLOCKS = 1 if config.ENABLE_CUDASIM else 128  # of every launch, at least: Numba warns of fewer
 LOW60 = (1 << 60) - 1
-EACH, STORED = 1, 2  # kinds of mask: a p for each part, decisions of the user's own
+PER_INDEX_P, USER_BITS = 1, 2  # kinds of mask: a p for each part, decisions of the user's own
 
 # dtype -> how a number gets to what it is computed in and back, what that is, and a thread's lanes of the layout
 DTYPES = {name: (*rule.CONVERSIONS[name], each.computed_in, 1 + (each.itemsize == 2)) for name, each in FLOATS.items()}
@@ -167,7 +167,7 @@ def kept_byte(flags, byte):
 @rule.inline
 def flags4(seed, stream, index, threshold, stored, kind):
     """Flags (0x80 in every kept byte) of the four elements from ``index``, a multiple of 4, on."""
-    if kind & STORED:
+    if kind & USER_BITS:
         four = np.uint32(stored[np.int64(index >> np.uint64(3))]) >> np.uint32(index & np.uint64(4))
         low = (four & np.uint32(1)) << np.uint32(7) | (four & np.uint32(2)) << np.uint32(14)
         return np.uint32(low | (four & np.uint32(4)) << np.uint32(21) | (four & np.uint32(8)) << np.uint32(28))
@@ -178,7 +178,7 @@ def flags4(seed, stream, index, threshold, stored, kind):
 @rule.inline
 def decide(seed, stream, index, threshold, stored, kind):
     """Is one element kept?"""
-    if kind & STORED:
+    if kind & USER_BITS:
         byte = np.uint32(stored[np.int64(index >> np.uint64(3))])
         return (byte >> np.uint32(index & np.uint64(7))) & np.uint32(1) != np.uint32(0)
     return rule.keep(seed, stream, index, threshold)
@@ -187,7 +187,7 @@ def decide(seed, stream, index, threshold, stored, kind):
 @rule.inline
 def threshold_at(thresholds, at, threshold, kind):
     """The threshold of one element: its own where every part has its p."""
-    return np.uint64(thresholds[at]) if kind & EACH else threshold
+    return np.uint64(thresholds[at]) if kind & PER_INDEX_P else threshold
 
 
 @rule.inline
@@ -243,18 +243,18 @@ def source(mask):
     return np.uint64(mask.seed or 0), np.uint64(mask.stream or 0)
 
 
-def chances(mask, like, stream):
+def thresholds_and_scales(mask, like, stream):
     """Thresholds and scales as kernels take them: one of each, then tables on the device of ``like`` for an array p."""
     if type(mask.p) is float:
-        return *one_chance(mask.p, like.dtype), like.stand_in("int64"), like.stand_in(like.computed_in)
+        return *threshold_and_scale(mask.p, like.dtype), like.stand_in("int64"), like.stand_in(like.computed_in)
     flat = np.ascontiguousarray(mask.p).ravel()
     thresholds = np.array([threshold(p) for p in flat], np.int64)
     with np.errstate(over="ignore"):
         scales = scale_of(flat).astype(real(like.dtype))
-    return *one_chance(0.0, like.dtype), like.upload(thresholds, stream), like.upload(scales, stream)
+    return *threshold_and_scale(0.0, like.dtype), like.upload(thresholds, stream), like.upload(scales, stream)
 
 
-def one_chance(p, dtype):
+def threshold_and_scale(p, dtype):
     """Threshold and scale of one p."""
     with np.errstate(over="ignore"):
         return np.uint64(threshold(p)), real(dtype)(scale_of(p))
@@ -262,14 +262,15 @@ def one_chance(p, dtype):
 
 def stored_bits(mask, like, stream):
     """The packed decisions of a mask of `Mask.from_keep`, copied to the device, and the kind of the mask."""
-    kind = EACH * (type(mask.p) is not float)
+    kind = PER_INDEX_P * (type(mask.p) is not float)
     if mask._stored is None:
         return like.stand_in("uint8"), kind
-    return like.upload(np.append(mask._stored, np.uint8(0)), stream), kind | STORED  # four at a time look past the end
+    padded = np.append(mask._stored, np.uint8(0))  # four at a time look past the end
+    return like.upload(padded, stream), kind | USER_BITS
 
 
 def p_steps(mask, shape):
-    """Steps in the tables of `chances` along each axis of ``shape``, which the mask broadcasts to."""
+    """Steps in the tables of `thresholds_and_scales` along each axis of ``shape``, which the mask broadcasts to."""
     if type(mask.p) is float:
         return (0,) * len(shape)
     own = tuple(0 if n == 1 else step for n, step in zip(mask.p.shape, c_steps(mask.p.shape), strict=True))

@@ -14,9 +14,8 @@ from ..reference.rows import NOTHING
 from .parts import (
     AXES,
     DTYPES,
-    EACH,
+    PER_INDEX_P,
     THREADS,
-    chances,
     flags4,
     jit,
     kept_byte,
@@ -26,10 +25,12 @@ from .parts import (
     real,
     source,
     stored_bits,
+    thresholds_and_scales,
     wide,
 )
 
 ALLOW, ADD = 1, 2  # kinds of attention mask
+_GREAT = 2.0**64  # exponentials of two rows are made this much larger: exp itself loses digits near its least number
 
 # -- kernels -----------------------------------------------------------------------------------------------------------
 
@@ -40,41 +41,49 @@ def _row_of_block():
     return np.int64(cuda.blockIdx.y) * np.int64(cuda.gridDim.x) + np.int64(cuda.blockIdx.x)
 
 
-def _build_for(widen, narrow, computed):
-    """Kernels of one dtype, arithmetic in the type ``computed``."""
-    shared_type = types.float64 if computed is np.float64 else types.float32
-    exp, log1p, expm1 = math.exp, math.log1p, math.expm1
-    lowest, great = computed(np.finfo(computed).min), computed(2.0**64)
+@rule.inline
+def _total(shared, value):
+    """The sum of all threads' values, by a tree: every thread has it."""
+    thread = cuda.threadIdx.x
+    cuda.syncthreads()
+    shared[thread] = value
+    width = THREADS // 2
+    while width > 0:
+        cuda.syncthreads()
+        if thread < width:
+            shared[thread] += shared[thread + width]
+        width //= 2
+    cuda.syncthreads()
+    return shared[0]
 
-    # -- rows: one block each, sums by a tree over its threads ---------------------------------------------------------
 
-    @rule.inline
-    def total(shared, value):
-        thread = cuda.threadIdx.x
+@rule.inline
+def _largest(shared, value):
+    """The largest of all threads' values: every thread has it."""
+    thread = cuda.threadIdx.x
+    cuda.syncthreads()
+    shared[thread] = value
+    width = THREADS // 2
+    while width > 0:
         cuda.syncthreads()
-        shared[thread] = value
-        width = THREADS // 2
-        while width > 0:
-            cuda.syncthreads()
-            if thread < width:
-                shared[thread] += shared[thread + width]
-            width //= 2
-        cuda.syncthreads()
-        return shared[0]
+        if thread < width:
+            shared[thread] = max(shared[thread], shared[thread + width])
+        width //= 2
+    cuda.syncthreads()
+    return shared[0]
 
-    @rule.inline
-    def largest(shared, value):
-        thread = cuda.threadIdx.x
-        cuda.syncthreads()
-        shared[thread] = value
-        width = THREADS // 2
-        while width > 0:
-            cuda.syncthreads()
-            if thread < width:
-                shared[thread] = max(shared[thread], shared[thread + width])
-            width //= 2
-        cuda.syncthreads()
-        return shared[0]
+
+# What follows makes the kernels of one dtype: arithmetic in the type ``computed``, numbers brought there by ``widen``
+# and back by ``narrow``.
+
+
+def _shared_type(computed):
+    return types.float64 if computed is np.float64 else types.float32
+
+
+def _softmax_kernels(widen, narrow, computed):
+    """Softmax over a row with dropout, and its gradient."""
+    exp, shared_type = math.exp, _shared_type(computed)
 
     @rule.inline
     def score(scores, seen, kind, at, there):
@@ -98,19 +107,19 @@ def _build_for(widen, narrow, computed):
         start = row * columns
         there = locate(row, lead, steps)
         step = steps[AXES]
-        if kind & EACH:
+        if kind & PER_INDEX_P:
             each = locate(row, lead, each_steps)
             threshold, scale = np.uint64(thresholds[each]), scales[each]
         top = computed(-np.inf)
         for c in range(cuda.threadIdx.x, columns, THREADS):
             top = max(top, score(scores, seen, seen_kind, start + c, there + c * step))
-        top = largest(shared, top)
+        top = _largest(shared, top)
         if top < computed(NOTHING):
             top = computed(0)  # a row with nothing to look at: every term below is 0, and so is the row
         part = computed(0)
         for c in range(cuda.threadIdx.x, columns, THREADS):
             part += exp(score(scores, seen, seen_kind, start + c, there + c * step) - top)
-        whole = total(shared, part)
+        whole = _total(shared, part)
         share = computed(1) / whole if whole != computed(0) else computed(0)
         if cuda.threadIdx.x == 0:
             saved[2 * row] = top
@@ -138,7 +147,7 @@ def _build_for(widen, narrow, computed):
         start = row * columns
         there = locate(row, lead, steps)
         step = steps[AXES]
-        if kind & EACH:
+        if kind & PER_INDEX_P:
             each = locate(row, lead, each_steps)
             threshold, scale = np.uint64(thresholds[each]), scales[each]
         top, share = saved[2 * row], saved[2 * row + 1]
@@ -159,7 +168,15 @@ def _build_for(widen, narrow, computed):
                         else:
                             dscores[start + c] = narrow(p * (kept - dot))
             if sweep == 0:
-                dot = total(shared, part)
+                dot = _total(shared, part)
+
+    return softmax_dropout, softmax_dropout_backward
+
+
+def _pair_comparison(computed):
+    """Function of one class's logits in both rows: see `compared`; its exponentials are ``_GREAT`` times too large."""
+    exp, expm1, great = math.exp, math.expm1, computed(_GREAT)
+    lowest = computed(np.finfo(computed).min)
 
     @rule.inline
     def below(x, top):
@@ -192,6 +209,96 @@ def _build_for(widen, narrow, computed):
                 d = lowest if d < computed(0) else -lowest
         return ea, eb, (-ea if d > computed(0) else eb) * expm1(-abs(d)), d
 
+    return compared
+
+
+def _pair_sums(widen, computed):
+    """The three sweeps over two rows that come before their gradients: largest, sums, means."""
+    great, compared = computed(_GREAT), _pair_comparison(computed)
+
+    @rule.inline
+    def tops(shared, a, b, start, columns):
+        """The largest of each row, 0 where no class is allowed."""
+        top_a = top_b = computed(-np.inf)
+        for c in range(cuda.threadIdx.x, columns, THREADS):
+            top_a = max(top_a, widen(a[start + c]))
+            top_b = max(top_b, widen(b[start + c]))
+        top_a, top_b = _largest(shared, top_a), _largest(shared, top_b)
+        return (
+            computed(0) if top_a == computed(-np.inf) else top_a,
+            computed(0) if top_b == computed(-np.inf) else top_b,
+        )
+
+    @rule.inline
+    def sums(shared, a, b, start, columns, top_a, top_b, inv_temperature):
+        """Of both rows' exponentials: how many are the largest, the sum of the others; the difference of the sums."""
+        small_a = small_b = largest_a = largest_b = more = computed(0)
+        for c in range(cuda.threadIdx.x, columns, THREADS):
+            x, z = widen(a[start + c]), widen(b[start + c])
+            ea, eb, gap, _ = compared(x, z, top_a, top_b, inv_temperature)
+            more += gap
+            if x - top_a == computed(0):
+                largest_a += computed(1)
+            else:
+                small_a += ea
+            if z - top_b == computed(0):
+                largest_b += computed(1)
+            else:
+                small_b += eb
+        small_a, small_b = _total(shared, small_a) / great, _total(shared, small_b) / great
+        return small_a, small_b, _total(shared, largest_a), _total(shared, largest_b), _total(shared, more) / great
+
+    @rule.inline
+    def means(shared, a, b, start, columns, top_a, top_b, inv_temperature, share_a, share_b, more, shift):
+        """Sum of (p - q) * log(p / q), mean of log(p / q) under p and under q; is a class allowed on one side alone?"""
+        both = mean_p = mean_q = one_sided = computed(0)
+        for c in range(cuda.threadIdx.x, columns, THREADS):
+            x, z = widen(a[start + c]), widen(b[start + c])
+            if (x == computed(-np.inf)) != (z == computed(-np.inf)):
+                one_sided = computed(1)
+            else:
+                ea, eb, gap, d = compared(x, z, top_a, top_b, inv_temperature)
+                t = d - shift  # log(p / q)
+                both += (gap - eb * share_b * more) * share_a * t
+                mean_p += ea * share_a * t
+                mean_q += eb * share_b * t
+        both, mean_p, mean_q = _total(shared, both), _total(shared, mean_p), _total(shared, mean_q)
+        return both / great, mean_p / great, mean_q / great, _largest(shared, one_sided) > computed(0)
+
+    return tops, sums, means
+
+
+def _entropy_of(widen, computed):
+    """Twice the mean cross entropy of a label on both rows."""
+
+    @rule.inline
+    def entropy(shared, a, b, start, columns, label, top_a, top_b, log_a, log_b, inv_temperature, smoothing):
+        logits = computed(0)
+        if smoothing > computed(0):
+            for c in range(cuda.threadIdx.x, columns, THREADS):
+                x, z = widen(a[start + c]) - top_a, widen(b[start + c]) - top_b
+                logits += x * inv_temperature + z * inv_temperature
+            logits = _total(shared, logits)
+        if not 0 <= label < columns:
+            return computed(np.nan)
+        hard = computed(0)
+        if smoothing < computed(1):
+            on_a, on_b = widen(a[start + label]) - top_a, widen(b[start + label]) - top_b
+            hard_a, hard_b = log_a - on_a * inv_temperature, log_b - on_b * inv_temperature
+            hard += (computed(1) - smoothing) * (hard_a + hard_b)
+        if smoothing > computed(0):
+            hard += smoothing / computed(columns) * (computed(columns) * (log_a + log_b) - logits)
+        return hard
+
+    return entropy
+
+
+def _pair_kernel(widen, narrow, computed):
+    """R-Drop's loss of two rows and its gradients; the symmetric KL is that without labels."""
+    log1p, great, shared_type = math.log1p, computed(_GREAT), _shared_type(computed)
+    compared, entropy = _pair_comparison(computed), _entropy_of(widen, computed)
+    tops, sums, means = _pair_sums(widen, computed)
+
     @jit
     def pair_loss(
         loss, ce, kl, da, db, a, b, labels, ignored, count, rows, columns,
@@ -217,34 +324,8 @@ def _build_for(widen, narrow, computed):
             if thread == 0:
                 loss[row] = ce[row] = kl[row] = computed(0)
             return
-        top_a = top_b = computed(-np.inf)
-        for c in range(thread, columns, THREADS):
-            top_a = max(top_a, widen(a[start + c]))
-            top_b = max(top_b, widen(b[start + c]))
-        top_a = largest(shared, top_a)
-        top_b = largest(shared, top_b)
-        if top_a == computed(-np.inf):
-            top_a = computed(0)
-        if top_b == computed(-np.inf):
-            top_b = computed(0)
-        small_a = small_b = largest_a = largest_b = more = logits = computed(0)
-        for c in range(thread, columns, THREADS):
-            x, z = widen(a[start + c]), widen(b[start + c])
-            ea, eb, gap, _ = compared(x, z, top_a, top_b, inv_temperature)
-            more += gap
-            if x - top_a == computed(0):
-                largest_a += computed(1)
-            else:
-                small_a += ea
-            if z - top_b == computed(0):
-                largest_b += computed(1)
-            else:
-                small_b += eb
-            if smoothing > computed(0):
-                logits += (x - top_a) * inv_temperature + (z - top_b) * inv_temperature
-        small_a, small_b = total(shared, small_a) / great, total(shared, small_b) / great
-        largest_a, largest_b = total(shared, largest_a), total(shared, largest_b)
-        more = total(shared, more) / great  # sum_a - sum_b
+        top_a, top_b = tops(shared, a, b, start, columns)
+        small_a, small_b, largest_a, largest_b, more = sums(shared, a, b, start, columns, top_a, top_b, inv_temperature)
         sum_a, sum_b = largest_a + small_a, largest_b + small_b
         share_a = computed(1) / sum_a if sum_a != computed(0) else computed(0)
         share_b = computed(1) / sum_b if sum_b != computed(0) else computed(0)
@@ -252,45 +333,24 @@ def _build_for(widen, narrow, computed):
         rest_a, rest_b = small_a + (largest_a - computed(1)), small_b + (largest_b - computed(1))
         log_a = log1p(rest_a) if sum_a != computed(0) else computed(0)
         log_b = log1p(rest_b) if sum_b != computed(0) else computed(0)
-        shift = log_a - log_b
-        if abs(more) < computed(0.5) * sum_b:
-            shift = log1p(more / sum_b)
-        both = mean_p = mean_q = one_sided = computed(0)
-        for c in range(thread, columns, THREADS):
-            x, z = widen(a[start + c]), widen(b[start + c])
-            if (x == computed(-np.inf)) != (z == computed(-np.inf)):
-                one_sided = computed(1)
-            else:
-                ea, eb, gap, d = compared(x, z, top_a, top_b, inv_temperature)
-                t = d - shift  # log(p / q)
-                both += (gap - eb * share_b * more) * share_a * t
-                mean_p += ea * share_a * t
-                mean_q += eb * share_b * t
-        both, mean_p, mean_q = total(shared, both) / great, total(shared, mean_p) / great, total(shared, mean_q) / great
+        shift = log1p(more / sum_b) if abs(more) < computed(0.5) * sum_b else log_a - log_b
+        both, mean_p, mean_q, one_sided = means(
+            shared, a, b, start, columns, top_a, top_b, inv_temperature, share_a, share_b, more, shift
+        )
         # Where a class is allowed on one side alone, the gradient of kl has no value, and is left out.
-        infinite = largest(shared, one_sided) > computed(0) and not math.isnan(sum_a + sum_b)
-        smooth = smoothing / computed(columns)
-        if smoothing > computed(0):
-            logits = total(shared, logits)
+        infinite = one_sided and not math.isnan(sum_a + sum_b)
         empty = sum_a == computed(0) and sum_b == computed(0)  # every class is masked: no distribution, no loss
+        hard = computed(0)
+        if has_labels:
+            hard = entropy(shared, a, b, start, columns, label, top_a, top_b, log_a, log_b, inv_temperature, smoothing)
         if thread == 0:
             kl[row] = computed(np.inf) if infinite else computed(0.5) * (computed(0) if both < computed(0) else both)
-            ce[row] = computed(0)
-            if has_labels and not empty:
-                ce[row] = computed(np.nan)  # a label that is no class
-                if 0 <= label < columns:
-                    hard = computed(0)
-                    if smoothing < computed(1):
-                        on_a, on_b = widen(a[start + label]) - top_a, widen(b[start + label]) - top_b
-                        hard_a, hard_b = log_a - on_a * inv_temperature, log_b - on_b * inv_temperature
-                        hard += (computed(1) - smoothing) * (hard_a + hard_b)
-                    if smoothing > computed(0):
-                        hard += smooth * (computed(columns) * (log_a + log_b) - logits)
-                    ce[row] = computed(0.5) * hard
+            ce[row] = computed(0) if empty else computed(0.5) * hard
             loss[row] = ce[row] + (alpha * kl[row] if alpha > computed(0) else computed(0))
         cuda.syncthreads()  # da may be a, whose label has been read
         half = computed(0.5) * inv_temperature * (factor / computed(count[0]) if divide else factor)
         share_kl = computed(0) if infinite else alpha
+        smooth = smoothing / computed(columns)
         for c in range(thread, columns, THREADS):
             x, z = widen(a[start + c]), widen(b[start + c])
             ea, eb, gap, d = compared(x, z, top_a, top_b, inv_temperature)
@@ -313,6 +373,13 @@ def _build_for(widen, narrow, computed):
             da[start + c] = narrow(half * ga)
             db[start + c] = narrow(half * gb)
 
+    return pair_loss
+
+
+def _total_kernels(computed):
+    """What the losses of all rows are summed by."""
+    shared_type = _shared_type(computed)
+
     @rule.inline
     def add(whole, lost, value):
         """Kahan's sum: a thread may have thousands of terms. What an infinity loses is no number."""
@@ -332,7 +399,7 @@ def _build_for(widen, narrow, computed):
             if has_labels:
                 skip = skip or np.int64(labels[row]) == ignore_index
             n += computed(0) if skip else computed(1)
-        n = total(shared, n)
+        n = _total(shared, n)
         if cuda.threadIdx.x == 0:
             count[0] = max(n, computed(1))
 
@@ -346,22 +413,23 @@ def _build_for(widen, narrow, computed):
         for row in range(cuda.threadIdx.x, rows, THREADS):
             part_ce, lost_ce = add(part_ce, lost_ce, ce[row])
             part_kl, lost_kl = add(part_kl, lost_kl, kl[row])
-        part_ce, part_kl = total(shared, part_ce), total(shared, part_kl)
+        part_ce, part_kl = _total(shared, part_ce), _total(shared, part_kl)
         if cuda.threadIdx.x == 0:
             scale = factor / computed(count[0]) if divide else factor
             whole_ce[0] = part_ce * scale
             whole_kl[0] = part_kl * scale
             loss[0] = whole_ce[0] + (alpha * whole_kl[0] if alpha > computed(0) else computed(0))
 
-    return {kernel.py_func.__name__: kernel for kernel in (
-        softmax_dropout, softmax_dropout_backward, pair_loss, count_rows, sum_rows,
-    )}  # fmt: skip
+    return count_rows, sum_rows
 
 
 @cache
 def kernels_of(dtype):
     """The kernels of one dtype by name."""
-    return _build_for(*DTYPES[dtype][:3])
+    widen, narrow, computed, _ = DTYPES[dtype]
+    pair_loss = _pair_kernel(widen, narrow, computed)
+    kernels = *_softmax_kernels(widen, narrow, computed), pair_loss, *_total_kernels(computed)
+    return {kernel.py_func.__name__: kernel for kernel in kernels}
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------
@@ -390,7 +458,8 @@ def _attention_rows(name, arrays, scores, attention, mask, stream):
     launch_rows(
         kernels_of(scores.dtype)[name], math.prod(lead), stream, *arrays, math.prod(lead), columns,
         seen, seen_kind, shape, (*steps, seen_steps[-1]), each_steps,
-        np.uint64(mask._offset), *source(mask), *chances(mask, scores, stream), *stored_bits(mask, scores, stream),
+        np.uint64(mask._offset), *source(mask),
+        *thresholds_and_scales(mask, scores, stream), *stored_bits(mask, scores, stream),
     )  # fmt: skip
 
 

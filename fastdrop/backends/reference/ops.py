@@ -42,7 +42,7 @@ def elementwise(op, y, inputs, mask):
     operation = OPERATIONS[op]
     for piece in pieces(y.shape):
         part = part_of(mask, y.shape, piece)
-        keep, scale = decisions(part, part.shape), scale_of(part.wide_p())
+        keep, scale = decisions(part, part.shape), scale_of(part.broadcast_p())
         with np.errstate(all="ignore"):  # dropped NaN and Inf, p = 1, and overflow to Inf are all in the rule
             given = [widen(x[piece]) for x in inputs]
             wide = [x.astype(np.float64) for x in given] if operation.tolerance else given

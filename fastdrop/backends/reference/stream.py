@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...memory import with_room
+from ...memory import allocate
 from ...rule import threshold
 
 CHUNK = 1 << 20  # elements whose temporaries are alive at a time
@@ -93,7 +93,7 @@ def _index(mask, shape):
 
 def decisions(mask, shape):
     """The decisions of ``mask`` as an array that broadcasts to ``shape``; chunked by `pieces`."""
-    return with_room(_decide, mask, shape)
+    return allocate(_decide, mask, shape)
 
 
 def _decide(mask, shape):
@@ -105,7 +105,7 @@ def _decide(mask, shape):
             return keep_range(mask.seed, mask.stream, mask._offset, mask.size, mask.p).reshape(shape)
         return keep_at(mask.seed, mask.stream, _index(mask, shape), mask.p)
     uniform = uniform32(mask.seed, mask.stream, _index(mask, shape))
-    return uniform < np.vectorize(threshold, otypes=[np.uint64])(mask.wide_p())
+    return uniform < np.vectorize(threshold, otypes=[np.uint64])(mask.broadcast_p())
 
 
 def pieces(shape):
