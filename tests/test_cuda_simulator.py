@@ -27,7 +27,7 @@ DTYPES = list(FLOATS)
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 if SIMULATED:
-    sys.setswitchinterval(2e-5)  # at a barrier the simulator's threads wait for one that polls and holds the interpreter
+    sys.setswitchinterval(2e-5)  # at a barrier all threads wait for one that polls and holds the interpreter
     from numba import cuda as device
 
     from fastdrop import cuda
