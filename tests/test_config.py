@@ -31,6 +31,7 @@ def affinity():
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "threads"),
     [

@@ -202,6 +202,7 @@ def large_cases(shape):
     return [(layout, *mask_of(draw, broadcasts_to(draw, shape), KINDS[i % 4])) for i, layout in enumerate(LAYOUTS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(20_000,), (8191,), (300, 301), (67, 1099), (4100, 18), (1, 70_001), (5, 90, 160)])
 def test_larger_than_tiles(engine, dtype, identical, shape):
     """Arrays of many tiles and 64 x 64 squares, in every layout, on one thread and on three."""

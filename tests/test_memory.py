@@ -71,6 +71,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_other_operations_do_not_crash(fresh_python, change):
     """An error or a result, of whatever is left."""
@@ -152,6 +153,7 @@ def room(mib):
 
 
 @linux
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "call"),
     [

@@ -11,7 +11,14 @@ from fastdrop.backends import reference
 from fastdrop.layers import MultiSampleDropout
 
 SHAPES = [(), (1,), (63,), (64,), (4097,), (3, 5000), (2, 70, 257)]
-CHANCES = [(1, 0.5), (8, 0.1), (3, 1.0), (5, np.linspace(0.1, 0.5, 5)), (4, np.array([0, 1, 0.3, 0.5])), (70, 0.3)]
+CHANCES = [
+    (1, 0.5),
+    (8, 0.1),
+    (3, 1.0),
+    (5, np.linspace(0.1, 0.5, 5)),
+    (4, np.array([0, 1, 0.3, 0.5])),
+    pytest.param(70, 0.3, marks=pytest.mark.slow),
+]
 
 
 def eps_of(dtype):

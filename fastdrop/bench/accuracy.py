@@ -201,9 +201,9 @@ def _off(got, want, size, rounding):
     return np.where(got.astype(np.longdouble) == want, 0, np.where(np.isnan(off), np.inf, off))
 
 
-def _compare(loss, gradients, truth):
+def _compare(loss, gradients, known):
     """Worst error of a row's loss, and of the gradients relative to the row's largest."""
-    good, wanted, sizes, dtype = truth
+    good, wanted, sizes, dtype = known
     real = "float64" if dtype == "float64" else "float32"
     worst_gradient = max(
         _off(g, w, size, _half_unit(dtype, w)).max() for g, w, size in zip(gradients, wanted, sizes, strict=True)
@@ -211,7 +211,7 @@ def _compare(loss, gradients, truth):
     return float(_off(loss, good, good, _half_unit(real, good)).max()), float(worst_gradient)
 
 
-def _truth(op, a, b, labels, **options):
+def truth(op, a, b, labels, **options):
     """What `exact` gives, and what errors of each row's gradients are relative to: its largest gradient.
 
     Where a cross entropy pulls the other way, be it R-Drop's, or labels that are no single class and p that nearly
@@ -235,9 +235,13 @@ def _largest_term(a, labels, temperature=1.0, smoothing=0.0):
     return np.maximum(*others)
 
 
-def errors(op, a, b, labels, **options):
-    """Largest relative error of a row's loss, and of its gradients relative to the row's largest."""
-    return _compare(*call(op, a, b, labels, **options), _truth(op, a, b, labels, **options))
+def errors(op, a, b, labels, known=None, **options):
+    """Largest relative error of a row's loss, and of its gradients relative to the row's largest.
+
+    ``known``: what `truth` gives for these arguments, where it serves several engines.
+    """
+    known = truth(op, a, b, labels, **options) if known is None else known
+    return _compare(*call(op, a, b, labels, **options), known)
 
 
 def worst(op, classes):
@@ -308,13 +312,13 @@ def _loss_cases(judged, classes, dtype, rows, seed):
             continue  # infinite
         if not LOSSES[op].labels:
             del options["smoothing"]
-        truth = _truth(op, a, b, labels, **options)
+        known = truth(op, a, b, labels, **options)
 
-        def ours(args=(op, a, b, labels), options=options, truth=truth):
-            return _compare(*call(*args, **options), truth)
+        def ours(args=(op, a, b, labels, known), options=options):
+            return errors(*args, **options)
 
-        def theirs(torch, args=(op, a, b, labels), options=options, truth=truth):
-            return _compare(*_torch_call(torch, *args, **options), truth)
+        def theirs(torch, args=(op, a, b, labels), options=options, known=known):
+            return _compare(*_torch_call(torch, *args, **options), known)
 
         yield f"{name}, T {temperature:g}", ours, theirs
 
