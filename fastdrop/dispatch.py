@@ -130,7 +130,8 @@ class Declaration:
             "check_out": self.check_out,
             "look": self.look,
         }
-        exec("\n".join(code), scope)  # names and defaults of this package alone
+        file = f"<generated from {self.body.__module__}.{self.name}>"
+        exec(compile("\n".join(code), file, "exec"), scope)  # names and defaults of this package alone
         call = wraps(self.body)(scope[self.name])
         call.__signature__ = self.signature
         return call
