@@ -33,6 +33,8 @@ void fd_run_losses(const fd_losses *job, int threads)
 
 /* -- softmax with dropout ------------------------------------------------------------------------------------------------ */
 
+static const double NOTHING = -1e30;  /* a row whose largest score is below this has nothing to attend to */
+
 /* Opens the bits of a mask of `size` elements that are asked for in order. */
 static void open_bits(fd_bits *bits, fd_source mask, int64_t size)
 {
@@ -127,6 +129,7 @@ static void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
             const double high = kernels->row_max[k->dtype](t.x, t.bias, t.allow, t.n);
             max = high > max ? high : max;
         }
+        max = max < NOTHING ? 0 : max;  /* beside which every exponential is 0, and so is their sum */
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             sum += exp_of(&r, &t, max);

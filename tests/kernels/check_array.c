@@ -126,15 +126,14 @@ static char *result_of(const array_case *c)
 {
     char *before = memory(c->y.bytes), *after = memory(c->y.bytes);
     memcpy(before, c->y.owner, c->y.bytes);
-    if (one_in(8)) {
-        fd_run_elementwise(&c->job, 3);
-    } else {
-        fd_plan plan;
-        fd_plan_elementwise(&plan, &c->job);
-        CHECK(plan.crossed || c->size <= 2 * FD_TILE * plan.units, "%" PRId64 " elements in %" PRId64 " units, which threads share", c->size, plan.units);
-        const fd_work work = fd_elementwise_work(&plan);
+    fd_plan plan;
+    fd_plan_elementwise(&plan, &c->job);
+    CHECK(plan.crossed || c->size <= 2 * FD_TILE * plan.units, "%" PRId64 " elements in %" PRId64 " units, which threads share", c->size, plan.units);
+    const fd_work work = fd_elementwise_work(&plan);
+    if (one_in(8))
+        fd_share(&work, 3);  /* fd_run_elementwise wakes no thread for so few elements */
+    else
         run_in_parts(&work);
-    }
     memcpy(after, c->y.owner, c->y.bytes);
     memcpy(c->y.owner, before, c->y.bytes);
     free(before);

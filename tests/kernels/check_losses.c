@@ -61,7 +61,8 @@ static real cross_entropy(const losses_case *c, int64_t row, const real *log_p, 
         for (int64_t i = 0; i < k->n; i++) {
             const real y = (k->label ? k->label[row] == i : c->t_values[row * k->n + i]) * (1 - smooth) + smooth / k->n;
             if (sweep) {
-                const real g = share * (mass * expm1l(log_p[i]) + (mass - y));  /* mass * p - y */
+                /* mass * p - y; by 1 - p where p may be nearly 1 */
+                const real g = share * (log_p[i] > -1 ? mass * expm1l(log_p[i]) + (mass - y) : mass * expl(log_p[i]) - y);
                 gradient[i] += g;
                 *largest = fmaxl(*largest, fabsl(g));
             } else {

@@ -54,11 +54,13 @@ static softmax_case draw_case(enum fd_dtype dtype)
 
     c.x = new_rows(dtype, k->rows, k->n, 1);
     c.dy = new_rows(dtype, k->rows, k->n, 1);
-    for (int64_t row = 0; row < k->rows; row++)
+    for (int64_t row = 0; row < k->rows; row++) {
+        const double low = one_in(12) ? -2e30 : 0;
         for (int64_t i = 0; i < k->n; i++) {
-            put(dtype, element(&c.x, row, i), one_in(30) ? -INFINITY : (row % 3 ? 2 : 15) * draw_normal() + (row % 5 ? 0 : 100));
+            put(dtype, element(&c.x, row, i), one_in(30) ? -INFINITY : (row % 3 ? 2 : 15) * draw_normal() + (row % 5 ? 0 : 100) + low);
             put(dtype, element(&c.dy, row, i), draw_normal());
         }
+    }
     c.x_values = values(&c.x);
     c.dy_values = values(&c.dy);
     k->x = c.x.data;
@@ -80,7 +82,7 @@ static softmax_case draw_case(enum fd_dtype dtype)
     return c;
 }
 
-/* log(softmax) of a row, the largest score in *size; *logsumexp is inf where nothing is allowed. */
+/* log(softmax) of a row, the largest score in *size; *logsumexp is inf where nothing is allowed, or all is below -1e30. */
 static void scores_of(const softmax_case *c, int64_t row, real *log_p, real *logsumexp, real *size)
 {
     const fd_softmax *k = &c->k;
@@ -97,7 +99,7 @@ static void scores_of(const softmax_case *c, int64_t row, real *log_p, real *log
         if (log_p[i] != -INFINITY && fabsl(log_p[i]) > *size)
             *size = fabsl(log_p[i]);
     }
-    for (int64_t i = 0; i < k->n && max != -INFINITY; i++)
+    for (int64_t i = 0; i < k->n && max >= -1e30; i++)
         sum += expl(log_p[i] - max);
     *logsumexp = sum == 0 ? INFINITY : max + logl(sum);
     for (int64_t i = 0; i < k->n; i++)
