@@ -83,13 +83,16 @@ typedef struct fd_kernels {
     /* The uniforms of `blocks` blocks from block number `first`. */
     void (*uniform_blocks)(uint32_t *out, size_t blocks, uint64_t first, uint64_t seed, uint64_t stream);
 
-    fd_op_kernel op[FD_OPS][FD_DTYPES];
+    const fd_op_kernel *op[FD_DTYPES];  /* of each, FD_OPS */
 
     /* y[i] = bit i of bits */
     void (*keep)(uint8_t *y, const uint64_t *bits, size_t n);
 
-    const struct fd_row_kernels *rows;        /* losses, softmax, norms */
-    const struct fd_sample_kernels *samples;  /* several masks at once */
+    /* count += bit, in each element of a tile: binary numbers of `planes` digits, lowest plane first. */
+    void (*count)(uint64_t *count, size_t planes, const uint64_t *bits);
+
+    const struct fd_row_kernels *rows[FD_DTYPES];        /* losses, softmax, norms */
+    const struct fd_sample_kernels *samples[FD_DTYPES];  /* several masks at once */
 } fd_kernels;
 
 /* The places of the 1 bits of a word, ascending, counted from `first`; and how many they are. */

@@ -17,7 +17,7 @@ static void share_rows(const fd_work *work, int64_t elements, int threads)
 static void losses(const void *job, int64_t first, int64_t end)
 {
     const fd_losses *k = job;
-    fd_kernels_in_use()->rows->losses[k->dtype](k, first, end);
+    fd_kernels_in_use()->rows[k->dtype]->losses(k, first, end);
 }
 
 fd_work fd_losses_work(const fd_losses *job)
@@ -112,12 +112,12 @@ static part part_at(const soft_row *r, int64_t i)
 
 static double exp_of(soft_row *r, const part *t, double shift)
 {
-    return fd_kernels_in_use()->rows->soft_exp[r->k->dtype](r->weight, t->x, t->bias, t->allow, t->n, shift);
+    return fd_kernels_in_use()->rows[r->k->dtype]->soft_exp(r->weight, t->x, t->bias, t->allow, t->n, shift);
 }
 
 static void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
 {
-    const fd_row_kernels *kernels = fd_kernels_in_use()->rows;
+    const fd_row_kernels *kernels = fd_kernels_in_use()->rows[k->dtype];
     const int several = k->n > FD_TILE;
     soft_row r;
     open_rows(&r, k);
@@ -126,7 +126,7 @@ static void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
         start_row(&r, row);
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
-            const double high = kernels->row_max[k->dtype](t.x, t.bias, t.allow, t.n);
+            const double high = kernels->row_max(t.x, t.bias, t.allow, t.n);
             max = high > max ? high : max;
         }
         max = max < NOTHING ? 0 : max;  /* beside which every exponential is 0, and so is their sum */
@@ -140,7 +140,7 @@ static void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, max);
-            kernels->soft_apply[k->dtype](k->y + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.threshold), t.n, scale,
+            kernels->soft_apply(k->y + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.threshold), t.n, scale,
                                           k->nontemporal);
         }
     }
@@ -148,7 +148,7 @@ static void softmax_forward(const fd_softmax *k, int64_t row, int64_t end)
 
 static void softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
 {
-    const fd_row_kernels *kernels = fd_kernels_in_use()->rows;
+    const fd_row_kernels *kernels = fd_kernels_in_use()->rows[k->dtype];
     const int several = k->n > FD_TILE;
     soft_row r;
     open_rows(&r, k);
@@ -158,14 +158,14 @@ static void softmax_backward(const fd_softmax *k, int64_t row, int64_t end)
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             exp_of(&r, &t, k->logsumexp[row]);
-            dot += kernels->soft_dot[k->dtype](k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.threshold), t.n, fd_scale(r.p));
+            dot += kernels->soft_dot(k->dy + t.at, r.weight, bits_at(&r.bits, t.index, t.n, r.threshold), t.n, fd_scale(r.p));
         }
         for (int64_t i = 0; i < k->n; i += FD_TILE) {
             const part t = part_at(&r, i);
             if (several)
                 exp_of(&r, &t, k->logsumexp[row]);
             const uint64_t *bits = bits_at(&r.bits, t.index, t.n, r.threshold);
-            kernels->soft_grad[k->dtype](k->y + t.at, k->dy + t.at, r.weight, bits, t.n, fd_scale(r.p), dot, k->nontemporal);
+            kernels->soft_grad(k->y + t.at, k->dy + t.at, r.weight, bits, t.n, fd_scale(r.p), dot, k->nontemporal);
         }
     }
 }
@@ -205,8 +205,8 @@ static void sum_rows(const fd_row_sums *k, int64_t first, int64_t end, double *s
             memset(part, 0, sizeof part);
             for (int64_t r = row; r < row + MAX_ROWS && r < end; r++) {
                 const int64_t at = r * k->n + j;
-                fd_kernels_in_use()->rows->apply_sum[k->dtype](k->y ? k->y + at * item : NULL, k->x + at * item, part,
-                                                             bits_at(&bits, at, n, threshold), n, fd_scale(k->p), k->nontemporal);
+                fd_kernels_in_use()->rows[k->dtype]->apply_sum(k->y ? k->y + at * item : NULL, k->x + at * item, part,
+                                                               bits_at(&bits, at, n, threshold), n, fd_scale(k->p), k->nontemporal);
             }
             for (size_t i = 0; i < n; i++)
                 sum[j + (int64_t)i] += k->dtype == FD_F64 ? part[i] : (double)((const float *)part)[i];
@@ -279,10 +279,10 @@ static void max_norm(const void *job, int64_t unit, int64_t end)
         const int64_t strip = unit % strips, from = strip * FD_COLUMNS, left = k->inner - from;
         char *w = k->w + (unit / strips * k->n * k->inner + from) * item;
         if (k->inner == 1)
-            fd_kernels_in_use()->rows->norm_row[k->dtype](w, (size_t)k->n, k->limit);
+            fd_kernels_in_use()->rows[k->dtype]->norm_row(w, (size_t)k->n, k->limit);
         else
-            fd_kernels_in_use()->rows->norm_columns[k->dtype](w, (size_t)k->n, (size_t)k->inner,
-                                                            (size_t)(left < FD_COLUMNS ? left : FD_COLUMNS), k->limit);
+            fd_kernels_in_use()->rows[k->dtype]->norm_columns(w, (size_t)k->n, (size_t)k->inner,
+                                                              (size_t)(left < FD_COLUMNS ? left : FD_COLUMNS), k->limit);
     }
 }
 

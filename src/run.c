@@ -63,7 +63,7 @@ static void elementwise(const fd_plan *k, const fd_run_of_op *run)
     else if (k->job->op == FD_UNIFORM)
         memcpy(run->y, run->uniforms, run->n * sizeof *run->uniforms);
     else
-        fd_kernels_in_use()->op[k->job->op][k->job->dtype](run, 0, run->n);
+        fd_kernels_in_use()->op[k->job->dtype][k->job->op](run, 0, run->n);
 }
 
 static void apply_packed(const fd_plan *k, const fd_run_of_op *whole)
@@ -111,7 +111,7 @@ static void apply_run(const fd_plan *k, const place *s, const draw *d, size_t n)
 static void apply_later(const fd_plan *k, fd_pending *pending, const place *s, const draw *d, size_t n)
 {
     if (k->overlaps)
-        *pending = (fd_pending){.op = fd_kernels_in_use()->op[k->job->op][k->job->dtype], .run = run_at(k, s, d, n)};
+        *pending = (fd_pending){.op = fd_kernels_in_use()->op[k->job->dtype][k->job->op], .run = run_at(k, s, d, n)};
     else
         apply_run(k, s, d, n);
 }

@@ -71,7 +71,7 @@ static piece piece_of(const fd_samples *k, int64_t unit)
  * own are: a share of either for each sample, since memory keeps up with no more. */
 static void samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
 {
-    const fd_sample_kernels *kernels = fd_kernels_in_use()->samples;
+    const fd_sample_kernels *kernels = fd_kernels_in_use()->samples[k->dtype];
     const int counted = k->p_step == 0;
     const size_t planes = planes_of(k), share = (size_t)(FD_TILE * fd_item_size(k->dtype) / k->samples) & ~(size_t)63;  /* of a tile, a sample's */
     uint64_t *bits = scratch, *other = bits + planes * PLANE, *fresh = other + planes * PLANE, *made;
@@ -94,11 +94,11 @@ static void samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *s
             sample_bits(counted ? fresh : bits + s * PLANE, &source, k, s, t.m, t.n, (fd_prefetch){x + s * share, share, 0});
             digits += (s + 1) >> digits != 0;  /* what a count of s + 1 has */
             if (counted)
-                kernels->count(bits, digits, fresh);
+                fd_kernels_in_use()->count(bits, digits, fresh);
         }
         fd_bits_finish(&source);
         source.pending = (fd_pending){
-            .op = kernels->mean[k->dtype],
+            .op = kernels->mean,
             .run = {.y = (char *)k->y + t.row * k->y_row + t.from * fd_item_size(k->dtype), .in = {x, weights, &planes}, .bits = bits,
                     .n = (size_t)t.n, .number = {(counted ? fd_scale(*k->p) : 1) / (double)k->samples}, .nontemporal = past_the_cache(k)},
             .slower = slower,
@@ -110,7 +110,7 @@ static void samples_mean(const fd_samples *k, int64_t unit, int64_t end, void *s
 
 static void samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *scratch)
 {
-    const fd_sample_kernels *kernels = fd_kernels_in_use()->samples;
+    const fd_sample_kernels *kernels = fd_kernels_in_use()->samples[k->dtype];
     uint64_t *bits = scratch;
     void *weights = bits + k->samples * PLANE;
     fd_bits source;
@@ -123,8 +123,8 @@ static void samples_sum(const fd_samples *k, int64_t unit, int64_t end, void *sc
         for (int64_t s = 0; s < k->samples; s++)
             sample_bits(bits + s * PLANE, &source, k, s, t.m, t.n,
                         (fd_prefetch){x + s * k->x_sample, (size_t)(FD_TILE * fd_item_size(k->dtype)), 0});
-        kernels->sum[k->dtype]((char *)k->y + t.row * k->y_row + t.from * fd_item_size(k->dtype), x, k->x_sample, bits, (size_t)k->samples,
-                               weights, (size_t)t.n);
+        char *y = (char *)k->y + t.row * k->y_row + t.from * fd_item_size(k->dtype);
+        kernels->sum(y, x, k->x_sample, bits, (size_t)k->samples, weights, (size_t)t.n);
     }
 }
 

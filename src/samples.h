@@ -13,14 +13,10 @@ fd_work fd_samples_work(const fd_samples *job);
 
 /* What an instruction set has for it. `planes` planes of FD_TILE bits each; weights are floats, doubles for FD_F64. */
 typedef struct fd_sample_kernels {
-    /* count += bit, in every element: binary numbers of `planes` digits, lowest plane first. */
-    void (*count)(uint64_t *count, size_t planes, const uint64_t *bits);
-
     /* As an op that may be pending: in[0] is x, in[1] the weights, in[2] the number of planes (a size_t), number[0] the factor. */
-    fd_op_kernel mean[FD_DTYPES];
+    fd_op_kernel mean;
 
-    void (*sum[FD_DTYPES])(void *y, const void *x, int64_t x_step, const uint64_t *bits, size_t planes, const void *weights,
-                           size_t n);
+    void (*sum)(void *y, const void *x, int64_t x_step, const uint64_t *bits, size_t planes, const void *weights, size_t n);
 } fd_sample_kernels;
 
 #endif

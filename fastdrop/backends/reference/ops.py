@@ -14,23 +14,9 @@ def widen(x):
     return x.astype(FLOATS[x.dtype.name].computed_in, copy=False)
 
 
-def narrow(y, dtype):
-    """Round once, to nearest even, to the dtype of the result."""
-    return bfloat16(y, dtype) if dtype.name == "bfloat16" else y.astype(dtype)
-
-
 def select(keep, x, scale):
     """kept: x * scale, dropped: +0.0, for x as `widen` gives it; ``scale`` is a double or an array of them."""
     return np.where(keep, x * np.asarray(scale, np.float64).astype(x.dtype), x.dtype.type(0))
-
-
-def bfloat16(a, dtype):
-    """float32 to bfloat16, to nearest even. A NaN keeps sign and payload, as in every other conversion between floats;
-    ml_dtypes makes all NaNs one."""
-    bits = a.view(np.uint32)
-    rounded = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))
-    quiet = bits | np.uint32(0x400000)
-    return (np.where(np.isnan(a), quiet, rounded) >> np.uint32(16)).astype(np.uint16).view(dtype)
 
 
 def fast_path(x, p, rng, out):
@@ -47,7 +33,7 @@ def elementwise(op, y, inputs, mask):
             given = [widen(x[piece]) for x in inputs]
             wide = [x.astype(np.float64) for x in given] if operation.tolerance else given
             result = select(keep, operation.value(*wide).astype(given[0].dtype, copy=False), scale)
-            y[piece] = narrow(result + given[1] if operation.residual else result, y.dtype)
+            y[piece] = FLOATS[y.dtype.name].narrow(result + given[1] if operation.residual else result)
 
 
 def apply(y, x, mask):
