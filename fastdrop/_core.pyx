@@ -169,6 +169,39 @@ def release_buffers():
     fd_pool_release()
 
 
+# -- outputs ------------------------------------------------------------------------------------------------------------
+
+cdef inline void bounds(cnp.ndarray x, char **low, char **high) noexcept:
+    """The memory that x's elements lie in: [low, high)."""
+    cdef Py_ssize_t step
+    cdef int i
+    low[0] = high[0] = <char *>cnp.PyArray_DATA(x)
+    high[0] += cnp.PyArray_ITEMSIZE(x)
+    for i in range(cnp.PyArray_NDIM(x)):
+        step = (cnp.PyArray_DIM(x, i) - 1) * cnp.PyArray_STRIDE(x, i)
+        if step > 0:
+            high[0] += step
+        else:
+            low[0] += step
+
+
+def apart(cnp.ndarray out not None, *others):
+    """Is `out` writeable and close-packed, and far from all others? Else `arrays` looks closer; None among them is nothing."""
+    cdef char *low
+    cdef char *high
+    cdef char *from_
+    cdef char *to
+    if not cnp.PyArray_ISWRITEABLE(out) or not (cnp.PyArray_IS_C_CONTIGUOUS(out) or cnp.PyArray_IS_F_CONTIGUOUS(out)):
+        return False
+    bounds(out, &low, &high)
+    for other in others:
+        if other is not None:
+            bounds(other, &from_, &to)
+            if from_ < high and low < to:
+                return False
+    return True
+
+
 # -- what jobs are made of ----------------------------------------------------------------------------------------------
 
 cdef int check(bint unchanged) except -1:

@@ -56,9 +56,12 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args, **kwargs):
-        if not known.issuperset(kwargs):
-            check_keywords(name, kwargs, known)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            if known.issuperset(kwargs):
+                raise
+        check_keywords(name, kwargs, known)
 
     return call
 
@@ -118,7 +121,10 @@ def check_mask_shape(shape, x_shape):
 
 
 def fit_p(p, shape):
-    """Check an array p against the mask's shape."""
+    """`check_p` for a mask of ``shape``: an array p must have its leading axes."""
+    if type(p) is float and 0.0 <= p <= 1.0:
+        return p
+    p = check_p(p)
     if type(p) is float:
         return p
     if p.ndim == 0:

@@ -15,6 +15,7 @@ import importlib
 import inspect
 import sys
 from functools import wraps
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from .arguments import check_keywords
 from .backends import in_use
 from .borders import BORDERS, on_device
+from .compiled import _core
 from .rng import QUIET, Rehearsal, Rng, as_rng
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 FUNCTIONS = {}  # name, "Mask.apply" for a method -> Declaration
 
 NOT_GIVEN = object()
+
+apart = _core.apart if _core is not None else lambda out, *others: False
 
 
 def operation(
@@ -120,10 +124,11 @@ class Declaration:
             kinds = [f"type({out}) is ndarray" for out in outs]
             kinds[:0] = [f"type(out) is tuple and len(out) == {len(outs)}"] * self.several
             code += [f"        if {' and '.join(kinds)}:"]
-            code += [f"            check_out(({', '.join(outs)},), ({', '.join(self.arrays)},))"]
+            code += [f"            if not ({' and '.join(map(self.apart_code, range(len(outs)), repeat(outs)))}):"]
+            code += [f"                check_out(({', '.join(outs)},), ({', '.join(self.arrays)},))"]
             code += [f"            return body({arguments})"]
         code += [f"    return look({{{given}}}, unknown)"]
-        scope = {"ndarray": np.ndarray, "QUIET": QUIET, "in_use": in_use, "NOT_GIVEN": NOT_GIVEN}
+        scope = {"ndarray": np.ndarray, "QUIET": QUIET, "in_use": in_use, "NOT_GIVEN": NOT_GIVEN, "apart": apart}
         scope |= {
             "body": self.body,
             "check_places": BORDERS["CPU"].check_places,
@@ -135,6 +140,12 @@ class Declaration:
         call = wraps(self.body)(scope[self.name])
         call.__signature__ = self.signature
         return call
+
+    def apart_code(self, i, outs):
+        """Code that asks whether the i-th output is plainly in order; where it is not, `check_out` looks."""
+        may_be = self.out[i]
+        arrays = [f"None if {name} is {outs[i]} else {name}" if name in may_be else name for name in self.arrays]
+        return f"apart({', '.join([outs[i], *arrays, *outs[i + 1 :]])})"
 
     def check_out(self, outs, arrays, border=BORDERS["CPU"]):
         """Raise ValueError if an output overlaps itself, another, or an input that it may not be."""

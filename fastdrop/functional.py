@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from .arguments import check_mask_shape, check_p, check_training, fit_p, joint_shape
+from .arguments import check_mask_shape, check_training, fit_p, joint_shape
 from .arrays import broadcast_to_mask, output_like
 from .dispatch import operation
 from .masks import Mask, apply_into, gradient
@@ -51,7 +51,7 @@ def requested_mask(shape, p, mask, training, mask_shape=None):
         None: it is still to be drawn by `draw_mask`, last, when nothing can fail any more: a call that raises takes
         none of its generator.
     """
-    if training is not True:
+    if training is not True and training is not False:
         check_training(training)
     if mask is not None:
         check_mask(mask)
@@ -60,8 +60,7 @@ def requested_mask(shape, p, mask, training, mask_shape=None):
         if mask_shape is not None:
             given, shape = shape, check_mask_shape(mask_shape, shape)
             joint_shape(shape, given, 1, "mask_shape", "x's shape")
-        if type(p) is not float or not 0.0 <= p <= 1.0:
-            p = fit_p(check_p(p), shape)
+        p = fit_p(p, shape)
     return (shape, p, mask) if training else (shape, 0.0, Mask._make(0, 0, shape, 0.0))
 
 

@@ -102,7 +102,7 @@ class Sample:
         self._layer += 1
         if self._first is None:
             shape = (1, *shape[1:])
-            return Mask._make(seed, self.number, shape, fit_p(check_p(p), shape))
+            return Mask._make(seed, self.number, shape, fit_p(p, shape))
         p = check_p(p)
         if type(p) is not float and p.ndim:
             raise ValueError("p must be one number where rows have masks of their own")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from . import rng as rngs
-from .arguments import check_allocatable, check_p, check_shape, explained, fit_p, joint_shape
+from .arguments import check_allocatable, check_shape, explained, fit_p, joint_shape
 from .arrays import as_array, as_native, broadcast_to_mask, check_out, output_like, sum_dtype
 from .backends import in_use
 from .borders.host import view
@@ -195,7 +195,7 @@ class Mask(Fields):
         if stored is None:
             raise TypeError(f"keep must hold bools, got dtype {dtype}; convert it, with np.asarray(keep, bool)")
         stored.flags.writeable = False
-        mask = cls._make(None, None, shape, fit_p(check_p(p), shape), stored=stored)
+        mask = cls._make(None, None, shape, fit_p(p, shape), stored=stored)
         mask._check_scale()
         return mask
 
@@ -622,7 +622,7 @@ def _restore(*fields):
     check(type(shape) is tuple and all(type(n) is int for n in shape), "shape", shape)
     try:
         check_shape(shape)
-        p = fit_p(check_p(p), shape)
+        p = fit_p(p, shape)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the pickle of a fastdrop.Mask is damaged: {error}") from None
     check(is_uint64(offset), "offset", offset)
@@ -731,7 +731,7 @@ def mask(shape: Shape, p: Probability, *, rng: RngLike = None) -> Mask:
     <fastdrop.Mask shape=(2, 3) p=0.1 seed=1, stream=0>
     """
     shape = check_shape(shape)
-    p = fit_p(check_p(p), shape)
+    p = fit_p(p, shape)
     return Mask._make(*draw(rng), shape, p)
 
 

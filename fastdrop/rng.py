@@ -194,6 +194,8 @@ def as_rng(rng: RngLike) -> Rng:
         return rng
     if rng is None:
         return _default
+    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
+        return Rng(_uint64("rng", rng))
     if isinstance(rng, Rng):
         return rng
     if isinstance(rng, np.random.SeedSequence):
@@ -202,8 +204,6 @@ def as_rng(rng: RngLike) -> Rng:
         rng = np.random.Generator(rng)
     if isinstance(rng, np.random.Generator):
         return Rng(int(rng.integers(0, 2**64, dtype=np.uint64)))
-    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
-        return Rng(_uint64("rng", rng))
     raise TypeError(
         "rng must be None, an int in [0, 2**64), a fastdrop.Rng, or a numpy.random SeedSequence, Generator or "
         f"BitGenerator, got {type(rng).__name__}"
