@@ -215,10 +215,21 @@ cdef inline bint alike(cnp.ndarray x, cnp.ndarray y) noexcept:
     return cnp.PyArray_SAMESHAPE(x, y) and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) and cnp.PyArray_ISBEHAVED_RO(x)
 
 
+cdef bint consecutive(cnp.ndarray x) noexcept:
+    """Do the elements along the last axis follow one another?"""
+    cdef int last = cnp.PyArray_NDIM(x) - 1
+    return cnp.PyArray_DIM(x, last) <= 1 or cnp.PyArray_STRIDE(x, last) == cnp.PyArray_ITEMSIZE(x)
+
+
 cdef bint rows_alike(cnp.ndarray x, cnp.ndarray y) noexcept:
     """Is x None, or of y's two axes and dtype, the last one consecutive?"""
-    return x is None or (alike(x, y) and cnp.PyArray_NDIM(x) == 2
-                         and (cnp.PyArray_DIM(x, 1) == 1 or cnp.PyArray_STRIDE(x, 1) == cnp.PyArray_ITEMSIZE(x)))
+    return x is None or (alike(x, y) and cnp.PyArray_NDIM(x) == 2 and consecutive(x))
+
+
+cdef bint operand_of(cnp.ndarray x, cnp.ndarray y, int64_t item) noexcept:
+    """Is x None, or of y's shape, with items of that size, the last axis consecutive?"""
+    return x is None or (cnp.PyArray_SAMESHAPE(x, y) and cnp.PyArray_ISBEHAVED_RO(x) and cnp.PyArray_ITEMSIZE(x) == item
+                         and consecutive(x))
 
 
 cdef bint one_a_row(cnp.ndarray v, int64_t rows, int64_t item) noexcept:
@@ -471,7 +482,8 @@ def row_losses(op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray da, cnp.ndarray db,
     k.dtype = dtype_of(a)
     k.op = <fd_loss><int>LOSSES[op]
     check((b is None) == (db is None) == (fd_loss_table[<int>k.op].sides == 1))
-    check(rows_alike(a, a) and cnp.PyArray_SIZE(a) and rows_alike(b, a) and rows_alike(da, a) and rows_alike(db, a) and rows_alike(target, a))
+    check(rows_alike(a, a) and cnp.PyArray_SIZE(a) and rows_alike(b, a) and rows_alike(da, a) and rows_alike(db, a) and rows_alike(target, a)
+          and cnp.PyArray_ISWRITEABLE(da) and (db is None or cnp.PyArray_ISWRITEABLE(db)))
     k.rows, k.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1)
     check(one_a_row(label, k.rows, 8) and one_a_row(skip, k.rows, 1) and one_a_row(loss, k.rows, 8)
           and one_a_row(kl, k.rows, 8))
@@ -502,8 +514,7 @@ def softmax_dropout(cnp.ndarray y, cnp.ndarray logsumexp, cnp.ndarray dy, cnp.nd
     last = cnp.PyArray_NDIM(x) - 1
     check(last >= 0 and cnp.PyArray_SIZE(x) and cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY(y) and alike(y, x)
           and (dy is None or (alike(dy, x) and cnp.PyArray_ISCARRAY_RO(dy)))
-          and (bias is None or (cnp.PyArray_SAMESHAPE(bias, x) and cnp.PyArray_ISBEHAVED_RO(bias)))
-          and (allow is None or cnp.PyArray_SAMESHAPE(allow, x))
+          and operand_of(bias, x, 8 if k.dtype == FD_F64 else 4) and operand_of(allow, x, 1)
           and cnp.PyArray_SIZE(logsumexp) * cnp.PyArray_DIM(x, last) == cnp.PyArray_SIZE(x)
           and one_a_row(logsumexp, cnp.PyArray_SIZE(logsumexp), 8)
           and (one_a_row(p, 1, 8) or one_a_row(p, cnp.PyArray_SIZE(logsumexp), 8)))
@@ -586,6 +597,7 @@ def samples(cnp.ndarray y, cnp.ndarray x, cnp.ndarray p, mask, bint mean):
           and cnp.PyArray_DIM(y, 0) == k.rows and cnp.PyArray_DIM(y, 1) == k.n
           and cnp.PyArray_DIM(x, lead) == k.rows and cnp.PyArray_DIM(x, lead + 1) == k.n
           and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) and cnp.PyArray_ISBEHAVED_RO(x) and cnp.PyArray_ISBEHAVED(y)
+          and consecutive(x) and consecutive(y)
           and one_a_row(p, k.samples if k.p_step else 1, 8))
     k.y = cnp.PyArray_DATA(y)
     k.x = cnp.PyArray_DATA(x)

@@ -11,7 +11,7 @@ void fd_bits_open(fd_bits *bits, fd_source mask, uint64_t last, int ahead)
     bits->ahead = ahead;
     bits->now = 0;
     bits->pending = (fd_pending){0};
-    bits->window[0].count = 0;
+    bits->window[0].first = bits->window[0].count = 0;
 }
 
 static void shift_bits(uint64_t *out, const uint64_t *words, unsigned shift, size_t n)

@@ -277,3 +277,30 @@ def test_a_thread_with_little_stack(fresh_python, isas, threads):
     run = fresh_python(f"KIB = 56\n{STACK}", FASTDROP_NUM_THREADS=str(threads), timeout=200)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) == len(isas) * 3 * 22
+
+
+def rows_of(y, x):
+    """The arguments of a mean over samples."""
+    return y, x, np.array(0.5), fd.Rng(1).mask((3, *x.shape), 0.5), True
+
+
+def test_the_border_refuses_arrays_that_became_other_ones():
+    """As another thread could make them after the checks: strided, read-only, of another dtype."""
+    core = pytest.importorskip("fastdrop._core")
+    a, apart = np.ones((2, 5), np.float32), np.zeros((2, 10), np.float32)[:, ::2]
+    fixed, loss, labels = np.zeros_like(a), np.zeros(2), np.zeros(2, np.int64)
+    fixed.flags.writeable = False
+    mask, p = fd.Rng(1).mask((2, 5), 0.5), np.array([0.5])
+    calls = [
+        (core.samples, rows_of(apart, a)),
+        (core.samples, rows_of(np.zeros_like(a), apart)),
+        (core.row_losses, ("cross_entropy", a, None, fixed, None, labels, None, None, loss, None, 1, 1, 1, 0)),
+        (core.softmax_dropout, (np.zeros_like(a), loss, None, a, apart, None, mask, p)),
+        (core.softmax_dropout, (np.zeros_like(a), loss, None, a, a.astype(np.float16), None, mask, p)),
+        (core.softmax_dropout, (np.zeros_like(a), loss, None, a, None, apart, mask, p)),
+    ]
+    for kernel, arguments in calls:
+        with pytest.raises(ValueError, match="an array changed its shape, dtype or layout during the call"):
+            kernel(*arguments)
+    assert not apart.base.any()
+    assert not fixed.any()
