@@ -1,6 +1,4 @@
 /* The vector vocabulary in plain C, for any machine: the list and the meaning of each name is in kernels.inc. */
-#include <math.h>
-
 enum { LANES = 4, INTERLEAVE = 1, VF = 4, VD = 4 };
 
 typedef struct { uint32_t v[4]; } lanes;
@@ -49,104 +47,82 @@ static inline void lanes_compare(lanes a, uint8_t t, uint64_t *words, uint64_t *
     ties[at >> 2] = (shift ? ties[at >> 2] : 0) | eq << shift;
 }
 
-typedef struct { float v[4]; } vf;
-typedef struct { double v[4]; } vd;
+typedef int32_t integers __attribute__((vector_size(16)));
+typedef uint16_t halves __attribute__((vector_size(8)));
 
-static inline vf vf_set(float a) { return (vf){{a, a, a, a}}; }
-static inline vf vf_load(const float *p) { return (vf){{p[0], p[1], p[2], p[3]}}; }
-static inline void vf_store(float *p, vf a) { memcpy(p, a.v, sizeof a.v); }
-static inline void vf_stream(float *p, vf a) { vf_store(p, a); }
-static inline vf vf_mul(vf a, vf b) { return (vf){{a.v[0] * b.v[0], a.v[1] * b.v[1], a.v[2] * b.v[2], a.v[3] * b.v[3]}}; }
-static inline vf vf_sum(vf a, vf b) { return (vf){{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3]}}; }
-static inline vf vf_where_positive(vf a, vf b)
-{
-    for (int i = 0; i < 4; i++)
-        a.v[i] = b.v[i] <= 0.0f ? 0.0f : a.v[i];
-    return a;
-}
-static inline vf vf_keep(vf a, uint64_t bits)
-{
-    for (int i = 0; i < 4; i++)  /* by bit masks: a branch would be mispredicted every other time */
-        a.v[i] = bits_float(float_bits(a.v[i]) & (uint32_t)-(int32_t)(bits >> i & 1));
-    return a;
-}
-static inline vf vf_sum_kept(vf a, vf b, uint64_t bits) { return vf_sum(a, vf_keep(b, bits)); }
-
-static inline vd vd_set(double a) { return (vd){{a, a, a, a}}; }
-static inline vd vd_load(const double *p) { return (vd){{p[0], p[1], p[2], p[3]}}; }
-static inline void vd_store(double *p, vd a) { memcpy(p, a.v, sizeof a.v); }
-static inline void vd_stream(double *p, vd a) { vd_store(p, a); }
-static inline vd vd_mul(vd a, vd b) { return (vd){{a.v[0] * b.v[0], a.v[1] * b.v[1], a.v[2] * b.v[2], a.v[3] * b.v[3]}}; }
-static inline vd vd_sum(vd a, vd b) { return (vd){{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3]}}; }
-static inline vd vd_where_positive(vd a, vd b)
-{
-    for (int i = 0; i < 4; i++)
-        a.v[i] = b.v[i] <= 0.0 ? 0.0 : a.v[i];
-    return a;
-}
-static inline vd vd_keep(vd a, uint64_t bits)
-{
-    for (int i = 0; i < 4; i++) {
-        uint64_t u;
-        memcpy(&u, &a.v[i], 8);
-        u &= (uint64_t)-(int64_t)(bits >> i & 1);
-        memcpy(&a.v[i], &u, 8);
-    }
-    return a;
-}
-static inline vd vd_sum_kept(vd a, vd b, uint64_t bits) { return vd_sum(a, vd_keep(b, bits)); }
-
-static inline vf vf_load_f16(const uint16_t *p)
-{
-    return (vf){{f16_to_f32(p[0]), f16_to_f32(p[1]), f16_to_f32(p[2]), f16_to_f32(p[3])}};
-}
-static inline void vf_store_f16(uint16_t *p, vf a)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = f32_to_f16(a.v[i]);
-}
-static inline void vf_stream_f16(uint16_t *p, vf a) { vf_store_f16(p, a); }
-
-static inline vf vf_load_bf16(const uint16_t *p)
-{
-    return (vf){{bf16_to_f32(p[0]), bf16_to_f32(p[1]), bf16_to_f32(p[2]), bf16_to_f32(p[3])}};
-}
-static inline void vf_store_bf16(uint16_t *p, vf a)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = f32_to_bf16(a.v[i]);
-}
-static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
-
-/* -- for rows.inc -- */
 #define VEC vf
 #define S float
-#define BITS uint32_t
-#define ROUND rintf
+#define WORD uint32_t
 #define MAGIC 0x1.8p23f
 #define BIAS 127
 #define MANTISSA 23
+#define LANE_BITS {1, 2, 4, 8}
 #include "vec_scalar_of.h"
 #undef VEC
 #undef S
-#undef BITS
-#undef ROUND
+#undef WORD
 #undef MAGIC
 #undef BIAS
 #undef MANTISSA
+#undef LANE_BITS
 
 #define VEC vd
 #define S double
-#define BITS uint64_t
-#define ROUND rint
+#define WORD uint64_t
 #define MAGIC 0x1.8p52
 #define BIAS 1023
 #define MANTISSA 52
+#define LANE_BITS {1, 1, 2, 2}
 #include "vec_scalar_of.h"
 #undef VEC
 #undef S
-#undef BITS
-#undef ROUND
+#undef WORD
 #undef MAGIC
 #undef BIAS
 #undef MANTISSA
+#undef LANE_BITS
+
+/* -- float16 and bfloat16, as in half.h -- */
+
+static inline vf_words load_halves(const uint16_t *p)
+{
+    halves h;
+    memcpy(&h, p, sizeof h);
+    return __builtin_convertvector(h, vf_words);
+}
+
+static inline void store_halves(uint16_t *p, vf_words a)
+{
+    const halves h = __builtin_convertvector(a, halves);
+    memcpy(p, &h, sizeof h);
+}
+
+static inline vf_words select_words(integers where, vf_words a, vf_words b) { return ((vf_words)where & a) | (~(vf_words)where & b); }
+
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    const vf_words h = load_halves(p), body = h & 0x7FFF;
+    const integers size = (integers)body;
+    const vf_words special = select_words(size > 0x7C00, 0x7FC00000 | body << 13, (vf_words){0} + 0x7F800000);
+    const vf_words small = (vf_words)(__builtin_convertvector(size, vf_register) * 0x1p-24f);
+    const vf_words finite = select_words(size < 0x400, small, (body << 13) + 0x38000000);
+    return (vf){{(vf_register)(select_words(size < 0x7C00, finite, special) | (h & 0x8000) << 16)}};
+}
+static inline void vf_store_f16(uint16_t *p, vf a)
+{
+    const vf_words u = (vf_words)a.v[0], body = u & 0x7FFFFFFF;
+    const integers size = (integers)body;
+    const vf_words special = select_words(size > 0x7F800000, 0x7E00 | (body >> 13 & 0x1FF), (vf_words){0} + 0x7C00);
+    const vf_words small = (vf_words)((vf_register)body + 0.5f) - 0x3F000000, normal = (body + 0xFFF + (body >> 13 & 1) - 0x38000000) >> 13;
+    const vf_words finite = select_words(size < 0x38800000, small, normal);
+    store_halves(p, select_words(size < 0x477FF000, finite, special) | (u >> 16 & 0x8000));
+}
+static inline void vf_stream_f16(uint16_t *p, vf a) { vf_store_f16(p, a); }
+
+static inline vf vf_load_bf16(const uint16_t *p) { return (vf){{(vf_register)(load_halves(p) << 16)}}; }
+static inline void vf_store_bf16(uint16_t *p, vf a)
+{
+    const vf_words u = (vf_words)a.v[0];
+    store_halves(p, select_words(a.v[0] == a.v[0], u + 0x7FFF + (u >> 16 & 1), u | 0x400000) >> 16);
+}
+static inline void vf_stream_bf16(uint16_t *p, vf a) { vf_store_bf16(p, a); }
