@@ -109,6 +109,9 @@ cdef extern from "plan.h" nogil:
         int64_t units, run, columns
     void fd_plan_elementwise(fd_plan *plan, const fd_elementwise *job)
 
+cdef extern from "kernels.h" nogil:
+    int64_t fd_item_size(fd_dtype dtype)
+
 cdef extern from "threads.h" nogil:
     void fd_threads_after_fork()
 

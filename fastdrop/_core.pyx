@@ -287,51 +287,62 @@ cdef int check_stored(const fd_source *source, Fields mask, uint64_t last) excep
 
 # -- elementwise --------------------------------------------------------------------------------------------------------
 
-cdef object fill(fd_elementwise *job, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask):
-    """``job`` from arrays; ``p`` is where a scalar p is kept. What an array p is read from is returned."""
-    cdef cnp.ndarray ps = None, x
+cdef object fill_mask(fd_elementwise *job, double *p, tuple shape, Fields mask):
+    """The lengths of ``job``'s axes, its mask and p; ``p`` is where a scalar p is kept. What an array p is read from is returned.
+
+    The arrays come next: here Python code may run, and none after it.
+    """
+    cdef cnp.ndarray ps = None
     cdef fd_axis *axis
-    cdef int a, i, ndim
+    cdef int a, ndim = len(shape)
     cdef uint64_t step = 1, last = 0
-    cdef bint whole
+    cdef bint whole = mask._strides is None and shape == mask._shape
     cdef tuple strides = None
-    source(&job.mask, mask)  # in the first lines Python code may run, after them none
-    shape = (<object>y).shape
-    whole = mask._strides is None and shape == mask._shape
+    check(ndim <= FD_MAX_NDIM)
+    source(&job.mask, mask)
     if not whole:
         strides = tuple([int(s) for s in mask.strides_for(shape)])
+        check(len(strides) == ndim)
     if type(mask._p) is float:
         p[0] = mask._p
         job.p = p
     else:
         ps = np.broadcast_to(np.asarray(mask.broadcast_p(), np.float64), shape)
-    if not whole or ps is not None:
-        check((<object>y).shape == shape and (whole or len(strides) == len(shape)))
-    check(cnp.PyArray_ISBEHAVED(y))
-    ndim = cnp.PyArray_NDIM(y)
+        job.p = <const double *>cnp.PyArray_DATA(ps)
+    job.ndim = ndim
+    for a in range(ndim - 1, -1, -1):
+        axis = &job.axis[a]
+        axis.n = shape[a]
+        axis.p = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
+        axis.mask = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
+        step *= <uint64_t>axis.n
+        last += <uint64_t>(axis.n - 1) * <uint64_t>axis.mask
+    if step:
+        check_stored(&job.mask, mask, last)
+    return ps
+
+
+cdef object fill(fd_elementwise *job, double *p, fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask):
+    """``job`` from arrays; what an array p is read from is returned."""
+    cdef cnp.ndarray x
+    cdef fd_axis *axis
+    cdef int a, i
+    ps = fill_mask(job, p, (<object>y).shape, mask)
+    check(cnp.PyArray_NDIM(y) == job.ndim and cnp.PyArray_ISBEHAVED(y))
     job.op = op
     job.dtype = dtype
-    job.ndim = ndim
     job.y = cnp.PyArray_DATA(y)
+    for a in range(job.ndim):
+        axis = &job.axis[a]
+        check(axis.n == cnp.PyArray_DIM(y, a))
+        axis.y = cnp.PyArray_STRIDE(y, a)
     for i in range(FD_INPUTS):
         job.in_[i] = NULL
     for i, x in enumerate(inputs):
         check(alike(x, y))
         job.in_[i] = cnp.PyArray_DATA(x)
-        for a in range(ndim):
+        for a in range(job.ndim):
             job.axis[a].in_[i] = cnp.PyArray_STRIDE(x, a)
-    if ps is not None:
-        job.p = <const double *>cnp.PyArray_DATA(ps)
-    for a in range(ndim - 1, -1, -1):
-        axis = &job.axis[a]
-        axis.n = cnp.PyArray_DIM(y, a)
-        axis.y = cnp.PyArray_STRIDE(y, a)
-        axis.p = 0 if ps is None else cnp.PyArray_STRIDE(ps, a) // 8
-        axis.mask = <int64_t>step if whole else <int64_t><uint64_t>strides[a]
-        step *= <uint64_t>axis.n
-        last += <uint64_t>(axis.n - 1) * <uint64_t>axis.mask
-    if cnp.PyArray_SIZE(y):
-        check_stored(&job.mask, mask, last)
     return ps
 
 
@@ -347,6 +358,32 @@ cdef int run(fd_op op, fd_dtype dtype, cnp.ndarray y, tuple inputs, Fields mask)
 def apply(cnp.ndarray y, cnp.ndarray x, Fields mask):
     """y = dropout(x) by ``mask``, which broadcasts to them: behaved arrays of one shape and float dtype, any strides."""
     run(FD_APPLY, dtype_of(y), y, (x,), mask)
+
+
+def apply_at(size_t y, tuple y_steps, size_t x, tuple x_steps, fd_dtype dtype, tuple shape, Fields mask):
+    """`apply` on memory at the addresses ``y`` and ``x``, steps in elements, for owners whose arrays are no ndarrays.
+
+    ``dtype`` is one of the numbers in `DTYPES`.
+
+    Of what is given nothing is checked but the number of axes: the caller holds the memory, and it is as `apply` asks.
+    """
+    cdef fd_elementwise job
+    cdef double p
+    cdef int a
+    cdef int64_t item
+    ps = fill_mask(&job, &p, shape, mask)
+    check(len(y_steps) == job.ndim and len(x_steps) == job.ndim and 0 <= <int>dtype < <int>FD_DTYPES)
+    job.op = FD_APPLY
+    job.dtype = dtype
+    item = fd_item_size(dtype)
+    job.y = <void *>y
+    job.in_[0] = <const void *>x
+    job.in_[1] = job.in_[2] = NULL
+    for a in range(job.ndim):
+        job.axis[a].y = item * <int64_t>y_steps[a]
+        job.axis[a].in_[0] = item * <int64_t>x_steps[a]
+    with nogil:
+        fd_run_elementwise(&job, threads)
 
 
 def keep(cnp.ndarray out, Fields mask):

@@ -14,7 +14,7 @@ from fastdrop.operations import ACTIVATIONS
 MODULES = [
     info.name
     for info in pkgutil.iter_modules(fd.__path__, "fastdrop.")
-    if info.name not in ("fastdrop.__main__", "fastdrop.cuda", "fastdrop.numba", "fastdrop._core")
+    if info.name not in ("fastdrop.__main__", "fastdrop.cuda", "fastdrop.numba", "fastdrop.torch", "fastdrop._core")
 ]
 
 
@@ -39,6 +39,14 @@ def test_there_are_examples():
         "show_config",
         "threads",
     }
+
+
+@pytest.mark.parametrize("name", ["fastdrop.torch.functional", "fastdrop.torch.modules"])
+def test_examples_of_adapters_run(name):
+    pytest.importorskip("torch")
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize("name", [n for n in fd.__all__ if not n.startswith("__")])

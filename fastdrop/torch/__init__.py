@@ -1,0 +1,30 @@
+"""PyTorch: dropout by torch's own names, with masks that are values.
+
+``import fastdrop.torch as fdt``: ``fdt.dropout`` stands for `torch.nn.functional.dropout`, ``fdt.Dropout`` for
+`torch.nn.Dropout`, in a fraction of the time, with ``generator=``; the functions take ``mask=`` and ``return_mask=``
+besides.  Autograd keeps two integers and no mask.
+``import fastdrop`` alone does not import torch.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"fastdrop.torch needs PyTorch: pip install torch ({error})") from None
+
+from .functional import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
+from .modules import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+
+__all__ = [
+    "AlphaDropout",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+    "alpha_dropout",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_alpha_dropout",
+]
