@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import maybe_current_level  # None where no transform of torch.func is at work
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from ..backends import in_use
@@ -77,12 +78,17 @@ class _Apply(torch.autograd.Function):
         return run(empty_like(dy), dy, ctx.mask), None, None
 
 
+def _transformed():
+    """Is a transform of torch.func at work, or forward mode, of which a plain kernel would lose the tangents?"""
+    return maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
 def is_plain(x: torch.Tensor) -> bool:
     """Is ``x`` a tensor with memory that nothing but autograd looks on at?"""
     return (
         type(x) in PLAIN
         and not is_compiling()
-        and maybe_current_level() is None
+        and not _transformed()
         and not _len_torch_dispatch_stack()
         and not x.is_meta
         and x.layout is torch.strided
@@ -105,6 +111,8 @@ def check_in_place(x: torch.Tensor) -> None:
     """Raise RuntimeError, before anything is written, where torch would after it."""
     if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
         raise RuntimeError("a leaf tensor that requires grad cannot be changed in place: dropout(input, inplace=True)")
+    if x.is_neg():
+        raise RuntimeError("input must hold its numbers to be changed in place, got a tensor that negates lazily")
     if any(step == 0 and n > 1 for step, n in zip(x.stride(), x.shape)):
         raise RuntimeError("input must have memory for each element to be changed in place, got an expanded tensor")
 
@@ -177,7 +185,7 @@ torch.library.register_vmap("fastdrop::apply", _batch, lib=_library)
 
 
 class _Operator(torch.autograd.Function):
-    """The operator for torch.func, which does not look at the gradient that it was registered with."""
+    """The operator for torch.func and forward mode, which do not look at the gradient that it was registered with."""
 
     vmap = staticmethod(_batch)
 
@@ -200,6 +208,6 @@ class _Operator(torch.autograd.Function):
 
 def operator(x: torch.Tensor, key: torch.Tensor, p: float, mask_shape: tuple[int, ...]) -> torch.Tensor:
     """The operator, differentiable under torch.func too."""
-    if not is_compiling() and maybe_current_level() is not None:
+    if not is_compiling() and _transformed():
         return _Operator.apply(x, key, p, tuple(mask_shape))
     return torch.ops.fastdrop.apply(x, key, p, mask_shape)

@@ -333,6 +333,8 @@ def test_lazy_signs_are_read():
     assert x.is_neg()
     y, mask = fdt.dropout(x, 0.5, generator=fd.Rng(1), return_mask=True)
     assert torch.equal(y, fd.dropout(x.resolve_neg(), mask=mask)[0])
+    with pytest.raises(RuntimeError, match="negates lazily"):
+        fdt.dropout(x, inplace=True)
 
 
 def test_other_dtypes_are_refused():

@@ -104,6 +104,17 @@ def test_func_grad_and_jvp():
     assert torch.equal(slope, fd.dropout(torch.ones_like(x), mask=MASK)[0])
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_forward_mode(grad):
+    from torch.autograd import forward_ad
+
+    x, tangent = values(4, 6).requires_grad_(grad), values(4, 6) + 1
+    with forward_ad.dual_level():
+        y = fdt.dropout(forward_ad.make_dual(x, tangent), mask=MASK)
+        slope = forward_ad.unpack_dual(y).tangent
+    assert torch.equal(slope, fd.dropout(tangent, mask=MASK)[0])
+
+
 @pytest.mark.parametrize("randomness", ["same", "different"])
 @pytest.mark.parametrize("dim", [0, 1])
 def test_vmap(randomness, dim):
