@@ -7,12 +7,16 @@ besides.  Autograd keeps two integers and no mask.
 """
 
 try:
-    import torch as _torch  # noqa: F401
+    import torch as _torch
 except ImportError as error:
     raise ImportError(f"fastdrop.torch needs PyTorch: pip install torch ({error})") from None
 
+from ..masks import _restore as _restore_mask
+from ..rng import _restore as _restore_rng
 from .functional import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
 from .modules import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+
+_torch.serialization.add_safe_globals([_restore_mask, _restore_rng])  # torch.load(..., weights_only=True) takes both
 
 __all__ = [
     "AlphaDropout",

@@ -398,6 +398,14 @@ def test_whole_models_are_saved_and_loaded():
     assert torch.equal(torch.load(file, weights_only=False).eval()(x), other.eval()(x))
 
 
+@pytest.mark.parametrize("thing", [fd.Mask._make(2**64 - 1, 2**63, (3, 4), 0.25), fd.Rng(2**64 - 1, 7)], ids=repr)
+def test_masks_and_generators_survive_a_load_of_weights_only(thing):
+    file = io.BytesIO()
+    torch.save({"thing": thing}, file)
+    file.seek(0)
+    assert repr(torch.load(file, weights_only=True)["thing"]) == repr(thing)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_mean_and_deviation_are_kept(name):
     """Of a million values; the mean of the channels' decisions strays by 0.25 / sqrt(n): 6 of these are 1 in 5e8."""
