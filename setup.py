@@ -40,7 +40,7 @@ class BuildExt(build_ext):
         compile_some, jobs = self.compiler.compile, self.parallel or os.cpu_count()
 
         def compile_all(sources, **options):
-            with ThreadPoolExecutor(jobs) as pool:  # from the end: scalar.c takes as long as all that come before it
+            with ThreadPoolExecutor(jobs) as pool:  # from the end: the instruction sets take longest
                 done = list(pool.map(lambda source: compile_some([source], **options), reversed(sources)))
             return [name for names in reversed(done) for name in names]
 

@@ -180,11 +180,12 @@ static void draw_logits(losses_case *c, int64_t row)
 {
     const int64_t n = c->k.n;
     const int kind = (int)below(10);
+    const double even = one_in(2) ? 3 : 0;  /* a and b: one softmax, from sums that are exact */
     const double apart = kind == 1 ? 1e-3 : kind == 2 ? 0 : 0.5, size = kind == 3 ? 12 : 2;
-    const double a_off = kind == 4 ? 200 : 0, b_off = kind == 4 ? 190 : kind == 5 ? 30 : 0;
+    const double a_off = kind == 4 ? 200 : 0, b_off = kind == 4 ? 190 : kind == 5 ? 30 : kind == 2 ? even : 0;
     const int64_t top = below(n);
     for (int64_t i = 0; i < n; i++) {
-        const double x = size * draw_normal();
+        const double normal = size * draw_normal(), x = kind == 2 ? rint(normal * 16) / 16 : normal;
         double a = x + a_off, b = (kind >= 8 || kind == 3 ? size * draw_normal() : x + apart * draw_normal()) + b_off;
         if (kind == 6 && i == top)
             a += 18, b += 18;
