@@ -35,6 +35,7 @@ void fd_share(const fd_work *work, int threads)
 #else
 
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 
 enum {
@@ -109,6 +110,8 @@ static void *help(void *t_)
     return NULL;
 }
 
+static const int FAULTS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};  /* of a thread itself: never blocked */
+
 static void hire(team *t, int helpers)
 {
     pthread_attr_t attributes;
@@ -116,11 +119,17 @@ static void hire(team *t, int helpers)
         return;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK);
+    sigset_t all, callers;  /* a signal that the program waits for must not end up at a helper: its default is to end the process */
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof FAULTS / sizeof *FAULTS; i++)
+        sigdelset(&all, FAULTS[i]);
+    pthread_sigmask(SIG_BLOCK, &all, &callers);  /* helpers inherit it */
     for (pthread_t thread; t->helpers < helpers; t->helpers++)
         if (pthread_create(&thread, &attributes, help, t)) {
             t->refused = REFUSED;
             break;
         }
+    pthread_sigmask(SIG_SETMASK, &callers, NULL);
     pthread_attr_destroy(&attributes);
 }
 

@@ -170,6 +170,27 @@ print(json.dumps([child(count), child(lambda: child(count))]))
     assert got == [3, 3]
 
 
+def test_signals_are_the_programs_own(fresh_python, isas):
+    """One that it blocks and waits for is not delivered to a helper thread, where it would end the process."""
+    run = fresh_python(
+        """
+import os, signal
+import numpy as np
+import fastdrop as fd
+
+fd.set_num_threads(3)
+fd.dropout(np.ones(1 << 20, np.float32), 0.3, rng=0)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+os.kill(os.getpid(), signal.SIGUSR1)
+came = signal.sigtimedwait({signal.SIGUSR1}, 10) is not None
+print(came, signal.pthread_sigmask(signal.SIG_BLOCK, []) == {signal.SIGUSR1})
+""",
+        OPENBLAS_NUM_THREADS="1",  # NumPy's own helpers block none
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["True", "True"]
+
+
 REFUSED = """
 import json, os, resource
 import numpy as np
