@@ -81,9 +81,8 @@ def _shared_type(computed):
     return types.float64 if computed is np.float64 else types.float32
 
 
-def _softmax_kernels(widen, narrow, computed):
-    """Softmax over a row with dropout, and its gradient."""
-    exp, shared_type = math.exp, _shared_type(computed)
+def _score(widen, computed):
+    """Function of a place: a score under its attention mask."""
 
     @rule.inline
     def score(scores, seen, kind, at, there):
@@ -93,6 +92,13 @@ def _softmax_kernels(widen, narrow, computed):
         if kind == ADD:
             return widen(scores[at]) + computed(seen[there])
         return widen(scores[at])
+
+    return score
+
+
+def _softmax_kernel(widen, narrow, computed):
+    """Softmax over a row, with dropout."""
+    exp, shared_type, score = math.exp, _shared_type(computed), _score(widen, computed)
 
     @jit
     def softmax_dropout(
@@ -134,6 +140,13 @@ def _softmax_kernels(widen, narrow, computed):
                     p = exp(score(scores, seen, seen_kind, start + c, there + c * step) - top) * share
                     y[start + c] = narrow(rule.select(kept_byte(flags, k), p, scale))
 
+    return softmax_dropout
+
+
+def _softmax_backward_kernel(widen, narrow, computed):
+    """Its gradient."""
+    exp, shared_type, score = math.exp, _shared_type(computed), _score(widen, computed)
+
     @jit
     def softmax_dropout_backward(
         dscores, dy, saved, scores, rows, columns, seen, seen_kind, lead, steps, each_steps,
@@ -170,7 +183,7 @@ def _softmax_kernels(widen, narrow, computed):
             if sweep == 0:
                 dot = _total(shared, part)
 
-    return softmax_dropout, softmax_dropout_backward
+    return softmax_dropout_backward
 
 
 def _pair_comparison(computed):
@@ -299,6 +312,14 @@ def _pair_kernel(widen, narrow, computed):
     compared, entropy = _pair_comparison(computed), _entropy_of(widen, computed)
     tops, sums, means = _pair_sums(widen, computed)
 
+    @rule.inline
+    def normalised(largest, small):
+        """The sum, that less 1, the largest's own term, which keeps what the others add to it, 1 / sum, log(sum)."""
+        whole, rest = largest + small, small + (largest - computed(1))
+        if whole == computed(0):
+            return whole, rest, computed(0), computed(0)
+        return whole, rest, computed(1) / whole, log1p(rest)
+
     @jit
     def pair_loss(
         loss, ce, kl, da, db, a, b, labels, ignored, count, rows, columns,
@@ -326,13 +347,8 @@ def _pair_kernel(widen, narrow, computed):
             return
         top_a, top_b = tops(shared, a, b, start, columns)
         small_a, small_b, largest_a, largest_b, more = sums(shared, a, b, start, columns, top_a, top_b, inv_temperature)
-        sum_a, sum_b = largest_a + small_a, largest_b + small_b
-        share_a = computed(1) / sum_a if sum_a != computed(0) else computed(0)
-        share_b = computed(1) / sum_b if sum_b != computed(0) else computed(0)
-        # Sums less 1, the largest's own term, keep what the others add to it.
-        rest_a, rest_b = small_a + (largest_a - computed(1)), small_b + (largest_b - computed(1))
-        log_a = log1p(rest_a) if sum_a != computed(0) else computed(0)
-        log_b = log1p(rest_b) if sum_b != computed(0) else computed(0)
+        sum_a, rest_a, share_a, log_a = normalised(largest_a, small_a)
+        sum_b, rest_b, share_b, log_b = normalised(largest_b, small_b)
         shift = log1p(more / sum_b) if abs(more) < computed(0.5) * sum_b else log_a - log_b
         both, mean_p, mean_q, one_sided = means(
             shared, a, b, start, columns, top_a, top_b, inv_temperature, share_a, share_b, more, shift
@@ -426,9 +442,9 @@ def _total_kernels(computed):
 @cache
 def kernels_of(dtype):
     """The kernels of one dtype by name."""
-    widen, narrow, computed, _ = DTYPES[dtype]
-    pair_loss = _pair_kernel(widen, narrow, computed)
-    kernels = *_softmax_kernels(widen, narrow, computed), pair_loss, *_total_kernels(computed)
+    number = DTYPES[dtype][:3]
+    makers = _softmax_kernel, _softmax_backward_kernel, _pair_kernel
+    kernels = *(make(*number) for make in makers), *_total_kernels(number[2])
     return {kernel.py_func.__name__: kernel for kernel in kernels}
 
 
