@@ -131,7 +131,7 @@ void fd_run_softmax(const fd_softmax *job, int threads);
 /* y = dropout(x), or nothing where y is NULL, and the sum of its rows: the gradient of a bias. */
 typedef struct {
     enum fd_dtype dtype;
-    int64_t rows, n;
+    int64_t rows, n;                     /* n at least 1 */
     const char *x;                       /* C order */
     char *y;
     void *total;                         /* n floats, doubles for FD_F64 */
@@ -174,7 +174,7 @@ typedef struct {
     void *y;                            /* `rows` rows of `n` consecutive elements, as of x; the mean may be made in place */
     const void *x;
     const double *p;                    /* one, or one a sample by p_step (0 or 1) */
-    int64_t samples, rows, n;
+    int64_t samples, rows, n;           /* samples at least 1 */
     int64_t y_row, x_row, m_row;        /* m_: elements of the mask's stream */
     int64_t x_sample, m_sample, p_step; /* x_sample: of the sum alone */
     int64_t parts;                      /* pieces of the work, as many as threads may work on it: fd_samples_parts */
