@@ -31,6 +31,9 @@ RECYCLED = 2 << 20  # bytes from which on a fresh output costs more than dropout
 
 
 def check_dtype(x: torch.Tensor) -> None:
+    """Raise TypeError unless the kernels know x's dtype and layout."""
+    if x.layout is not torch.strided:
+        raise TypeError(f"input must be a strided tensor, got {x.layout}")
     if x.dtype not in DTYPES:
         raise TypeError(f"input must be {NAMES}, got {x.dtype}")
 
@@ -73,7 +76,7 @@ class _Apply(torch.autograd.Function):
     def backward(ctx, dy):
         if dy is None:
             return None, None, None
-        if type(dy) is not torch.Tensor or dy.requires_grad or is_compiling():
+        if dy.requires_grad or not is_plain(dy):
             return apply_mask(dy, ctx.mask), None, None
         return run(empty_like(dy), dy, ctx.mask), None, None
 
@@ -91,15 +94,20 @@ def is_plain(x: torch.Tensor) -> bool:
         and not _transformed()
         and not _len_torch_dispatch_stack()
         and not x.is_meta
-        and x.layout is torch.strided
+        and torch._C._has_storage(x)  # as a batch of gradients, or a sparse tensor, has none
     )
 
 
 def apply(x: torch.Tensor, mask: Mask, inplace: bool = False) -> torch.Tensor:
     """x * mask with gradient, on a plain tensor; ``mask`` broadcasts to x."""
+    with_grad = x.requires_grad and torch.is_grad_enabled()
     if inplace:
         check_in_place(x)
-    if x.requires_grad and torch.is_grad_enabled():
+        if x.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.")
+        if x.is_neg() or (with_grad and x._is_view()):  # torch writes lazy signs, and knows what views may not change
+            return x.copy_(apply(x, mask))
+    if with_grad:
         return _Apply.apply(x, mask, inplace)
     y = run(x if inplace else empty_like(x), x, mask)
     if inplace and not x.is_inference():
@@ -110,9 +118,7 @@ def apply(x: torch.Tensor, mask: Mask, inplace: bool = False) -> torch.Tensor:
 def check_in_place(x: torch.Tensor) -> None:
     """Raise RuntimeError, before anything is written, where torch would after it."""
     if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
-        raise RuntimeError("a leaf tensor that requires grad cannot be changed in place: dropout(input, inplace=True)")
-    if x.is_neg():
-        raise RuntimeError("input must hold its numbers to be changed in place, got a tensor that negates lazily")
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
     if any(step == 0 and n > 1 for step, n in zip(x.stride(), x.shape)):
         raise RuntimeError("input must have memory for each element to be changed in place, got an expanded tensor")
 

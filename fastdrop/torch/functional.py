@@ -47,7 +47,7 @@ def masked(
         shape = mask_shape(x.shape)
         if not training or p == 0.0 or not x.numel():
             return (x, Mask._make(0, 0, shape, 0.0)) if return_mask else x
-        if x.dtype not in DTYPES:
+        if x.dtype not in DTYPES or x.layout is not torch.strided:
             check_dtype(x)
     else:
         if not isinstance(mask, Mask):
@@ -123,20 +123,18 @@ def dropout(
     return masked(input, p, training, inplace, tuple, generator, mask, return_mask)
 
 
-def _channels(shape):
-    """A decision for each channel of each sample."""
-    if len(shape) < 2:
-        raise RuntimeError(f"input must have at least 2 axes, samples and channels, but got {len(shape)}")
-    return (*shape[:2], *(1,) * (len(shape) - 2))
+def _of_first(axes):
+    """A function of x's shape: a decision for each index of its first axes."""
+
+    def mask_shape(shape):
+        if len(shape) < axes:
+            raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")  # a batch counts as one
+        return (*shape[:axes], *(1,) * (len(shape) - axes))
+
+    return mask_shape
 
 
-def _feature_dropout(input, p, training, inplace, generator, mask, return_mask, batched):
-    if not batched:
-        y = _feature_dropout(input.unsqueeze(0), p, training, inplace, generator, mask, return_mask, True)
-        y, *mask = y if return_mask else (y,)
-        y = input if inplace else y.squeeze(0)
-        return (y, *mask) if return_mask else y
-    return masked(input, p, training, inplace, _channels, generator, mask, return_mask)
+_channels, _channels_without_batch = _of_first(2), _of_first(1)
 
 
 _FEATURE = """Channel-wise dropout: `torch.nn.functional.dropout{n}d`, whole channels of {n} spatial axes are dropped.
@@ -146,7 +144,7 @@ _FEATURE = """Channel-wise dropout: `torch.nn.functional.dropout{n}d`, whole cha
     input : Tensor
         Of shape (N, C, {axes}), or (C, {axes}) without a batch.
     p, training, inplace, generator, mask, return_mask
-        As in `dropout`; a mask has a decision for each channel, shape (N, C{ones}).
+        As in `dropout`; a mask has a decision for each channel, shape (N, C{ones}), without a batch (C{ones}).
 
     Returns
     -------
@@ -176,11 +174,12 @@ def _documented(n, error):
     return _FEATURE.format(n=n, axes=axes, ones=", 1" * n, fours=fours, error=error)
 
 
-def _warn_rank(name, n, input, batched):
+def _warn_rank(name, n, input):
     warnings.warn(
-        f"{name} drops whole channels of {n} spatial axes and expects {n + 1} axes or, with a batch, {n + 2}, but got "
-        f"{input.dim()}: this works as before, with axis {'1' if batched else '0'} as channels, and is deprecated; use "
-        "dropout for single elements",
+        f"{name}: Received a {input.dim()}-D input to {name}, which is deprecated and will result in an error in a "
+        "future release. To retain the behavior and silence this warning, please use dropout instead. Note that "
+        f"{name} exists to provide channel-wise dropout on inputs with {n} spatial dimensions, a channel dimension, "
+        f"and an optional batch dimension (i.e. {n + 1}D or {n + 2}D inputs).",
         stacklevel=3,
     )
 
@@ -190,9 +189,15 @@ def dropout1d(
     generator: Generator = None, mask: Mask | None = None, return_mask: bool = False,
 ):  # fmt: skip
     check_p(p)
-    if input.dim() not in (2, 3):
-        raise RuntimeError(f"dropout1d: expected 2 or 3 axes, (C, L) or (N, C, L), but got {input.dim()}")
-    return _feature_dropout(input, p, training, inplace, generator, mask, return_mask, input.dim() == 3)
+    dim = input.dim()
+    if dim not in (2, 3):
+        raise RuntimeError(
+            f"dropout1d: Expected 2D or 3D input, but received a {dim}D input. Note that dropout1d exists to provide "
+            "channel-wise dropout on inputs with 1 spatial dimension, a channel dimension, and an optional batch "
+            "dimension (i.e. 2D or 3D inputs)."
+        )
+    shape = _channels if dim == 3 else _channels_without_batch
+    return masked(input, p, training, inplace, shape, generator, mask, return_mask)
 
 
 def dropout2d(
@@ -200,15 +205,18 @@ def dropout2d(
     generator: Generator = None, mask: Mask | None = None, return_mask: bool = False,
 ):  # fmt: skip
     check_p(p)
-    if input.dim() == 3:
+    dim = input.dim()
+    if dim not in (3, 4):
+        _warn_rank("dropout2d", 2, input)
+    if dim == 3:
         warnings.warn(
-            "dropout2d: an input of 3 axes is taken as (N, C, L), with a decision for each of N x C, as torch does; "
-            "use dropout1d for that, or add a batch axis",
+            "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D dropout behavior is desired "
+            "- input is interpreted as shape (N, C, L), where C is the channel dim. This behavior will change in a "
+            "future release to interpret the input as one without a batch dimension, i.e. shape (C, H, W). To maintain "
+            "the 1D channel-wise dropout behavior, please switch to using dropout1d instead.",
             stacklevel=2,
         )
-    elif input.dim() != 4:
-        _warn_rank("dropout2d", 2, input, True)
-    return _feature_dropout(input, p, training, inplace, generator, mask, return_mask, True)
+    return masked(input, p, training, inplace, _channels, generator, mask, return_mask)
 
 
 def dropout3d(
@@ -216,10 +224,11 @@ def dropout3d(
     generator: Generator = None, mask: Mask | None = None, return_mask: bool = False,
 ):  # fmt: skip
     check_p(p)
-    batched = input.dim() == 5
-    if input.dim() not in (4, 5):
-        _warn_rank("dropout3d", 3, input, batched)
-    return _feature_dropout(input, p, training, inplace, generator, mask, return_mask, batched)
+    dim = input.dim()
+    if dim not in (4, 5):
+        _warn_rank("dropout3d", 3, input)
+    shape = _channels if dim == 5 else _channels_without_batch
+    return masked(input, p, training, inplace, shape, generator, mask, return_mask)
 
 
 dropout1d.__doc__ = _documented(1, "RuntimeError\n        If ``input`` has neither 2 nor 3 axes.\n    ")
