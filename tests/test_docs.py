@@ -41,7 +41,7 @@ def test_there_are_examples():
     }
 
 
-@pytest.mark.parametrize("name", ["fastdrop.torch.functional", "fastdrop.torch.modules"])
+@pytest.mark.parametrize("name", ["fastdrop.torch.functional", "fastdrop.torch.modules", "fastdrop.torch.replace"])
 def test_examples_of_adapters_run(name):
     pytest.importorskip("torch")
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)

@@ -15,6 +15,7 @@ from ..masks import _restore as _restore_mask
 from ..rng import _restore as _restore_rng
 from .functional import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
 from .modules import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .replace import Replaced, replace_dropout, restore_dropout
 
 _torch.serialization.add_safe_globals([_restore_mask, _restore_rng])  # torch.load(..., weights_only=True) takes both
 
@@ -25,10 +26,13 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
+    "Replaced",
     "alpha_dropout",
     "dropout",
     "dropout1d",
     "dropout2d",
     "dropout3d",
     "feature_alpha_dropout",
+    "replace_dropout",
+    "restore_dropout",
 ]

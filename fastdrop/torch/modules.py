@@ -80,13 +80,20 @@ class Dropout3d(_Dropout, torch.nn.Dropout3d):
     function = staticmethod(functional.dropout3d)
 
 
-class AlphaDropout(_Dropout, torch.nn.AlphaDropout):
+class _AlphaDropout(_Dropout):
+    """As torch's own, these take ``inplace`` and do not look at it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.function(input, self.p, self.training, generator=self.generator)
+
+
+class AlphaDropout(_AlphaDropout, torch.nn.AlphaDropout):
     """`torch.nn.AlphaDropout`: single elements, after SELU. Parameters as of `Dropout`."""
 
     function = staticmethod(functional.alpha_dropout)
 
 
-class FeatureAlphaDropout(_Dropout, torch.nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(_AlphaDropout, torch.nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout`: whole channels, after SELU. Parameters as of `Dropout`."""
 
     function = staticmethod(functional.feature_alpha_dropout)

@@ -160,6 +160,14 @@ def test_channels_without_a_batch(shape, inplace):
     assert torch.equal(function(torch.ones(shape), mask=mask), y)
 
 
+@pytest.mark.parametrize("name", ["AlphaDropout", "FeatureAlphaDropout"])
+def test_modules_of_alpha_dropout_leave_their_input_as_those_of_torch_do(name):
+    for modules in (torch.nn, fdt):
+        x = torch.ones(5, 6)
+        assert getattr(modules, name)(0.5, inplace=True)(x) is not x
+        assert x.eq(1).all()
+
+
 class _Dropped(torch.utils.data.Dataset):
     def __len__(self):
         return 4
