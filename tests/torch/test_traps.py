@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,15 @@ def test_modules_of_alpha_dropout_leave_their_input_as_those_of_torch_do(name):
         x = torch.ones(5, 6)
         assert getattr(modules, name)(0.5, inplace=True)(x) is not x
         assert x.eq(1).all()
+
+
+@pytest.mark.slow  # three processes that import torch
+def test_data_parallel_training_does_not_depend_on_the_number_of_processes():
+    if not torch.distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    script = Path(__file__).parents[2] / "examples" / "torch_data_parallel.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert "masks of one and of two processes are equal" in done.stdout, done.stderr
 
 
 class _Dropped(torch.utils.data.Dataset):
