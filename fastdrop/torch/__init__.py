@@ -13,14 +13,15 @@ except ImportError as error:
 
 from ..masks import _restore as _restore_mask
 from ..rng import _restore as _restore_rng
-from .functional import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
-from .modules import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .functional import alpha_dropout, drop_path, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
+from .modules import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, DropPath, FeatureAlphaDropout
 from .replace import Replaced, replace_dropout, restore_dropout
 
 _torch.serialization.add_safe_globals([_restore_mask, _restore_rng])  # torch.load(..., weights_only=True) takes both
 
 __all__ = [
     "AlphaDropout",
+    "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -28,6 +29,7 @@ __all__ = [
     "FeatureAlphaDropout",
     "Replaced",
     "alpha_dropout",
+    "drop_path",
     "dropout",
     "dropout1d",
     "dropout2d",

@@ -231,6 +231,49 @@ def dropout3d(
     return masked(input, p, training, inplace, shape, generator, mask, return_mask)
 
 
+def drop_path(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *,
+    generator: Generator = None, mask: Mask | None = None, return_mask: bool = False,
+):  # fmt: skip
+    """Stochastic depth: whole samples are dropped, so that of a residual block only the shortcut is left.
+
+    Parameters
+    ----------
+    input : Tensor
+        Of shape (N, ...).
+    p, training, inplace, generator, mask, return_mask
+        As in `dropout`; a mask has a decision for each sample, shape (N, 1, ...).
+
+    Returns
+    -------
+    Tensor
+        ``input / (1 - p)`` in samples that are kept, +0.0 in others.
+
+    Raises
+    ------
+    RuntimeError
+        If ``input`` has no axis.
+    ValueError, TypeError
+        As `dropout`.
+
+    References
+    ----------
+    Huang et al., "Deep networks with stochastic depth", ECCV (2016).
+
+    Examples
+    --------
+    >>> import fastdrop as fd, fastdrop.torch as fdt, torch
+    >>> fdt.drop_path(torch.ones(4, 2), generator=fd.Rng(0))
+    tensor([[0., 0.],
+            [0., 0.],
+            [2., 2.],
+            [2., 2.]])
+    """
+    if not input.dim():
+        raise RuntimeError("drop_path: input must have an axis of samples, got a 0-d tensor")
+    return masked(input, p, training, inplace, _channels_without_batch, generator, mask, return_mask)
+
+
 dropout1d.__doc__ = _documented(1, "RuntimeError\n        If ``input`` has neither 2 nor 3 axes.\n    ")
 dropout2d.__doc__ = _documented(2, "")
 dropout3d.__doc__ = _documented(3, "")

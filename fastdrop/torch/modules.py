@@ -97,3 +97,18 @@ class FeatureAlphaDropout(_AlphaDropout, torch.nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout`: whole channels, after SELU. Parameters as of `Dropout`."""
 
     function = staticmethod(functional.feature_alpha_dropout)
+
+
+class DropPath(_Dropout, torch.nn.modules.dropout._DropoutNd):
+    """Stochastic depth, whole samples of (N, ...): `fastdrop.torch.drop_path`. Parameters as of `Dropout`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd, fastdrop.torch as fdt, torch
+    >>> block, x = torch.nn.Linear(3, 3), torch.ones(4, 3)
+    >>> y = x + fdt.DropPath(0.5, generator=fd.Rng(0))(block(x))
+    >>> torch.equal(y[:2], x[:2])  # what the generator drops
+    True
+    """
+
+    function = staticmethod(functional.drop_path)

@@ -80,7 +80,7 @@ def replace_dropout(model: nn.Module, generator: Generator = None) -> Replaced:
             module.generator = generator
             module._was_torchs = True
             report.done[name] = repr(module)
-        elif isinstance(module, nn.modules.dropout._DropoutNd) and type(module) not in TORCHS:
+        elif isinstance(module, nn.modules.dropout._DropoutNd) and not isinstance(module, modules._Dropout):
             report.left[name] = f"its class {type(module).__name__} is none of torch's"
         else:
             for kind, why in INSIDE.items():

@@ -85,6 +85,11 @@ def test_transformers_and_recurrent_layers():
     assert all(p.grad is not None for p in net["encoder"].parameters())
 
 
+def test_drop_path_is_no_dropout_of_torch():
+    report = fdt.replace_dropout(nn.Sequential(fdt.DropPath(0.1)))
+    assert (report.done, report.left) == ({}, {})
+
+
 def test_what_is_no_model():
     for function in (fdt.replace_dropout, fdt.restore_dropout):
         with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got list"):
