@@ -128,7 +128,7 @@ def _of_first(axes):
 
     def mask_shape(shape):
         if len(shape) < axes:
-            raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")  # a batch counts as one
+            raise RuntimeError(f"input must have at least 2 axes, samples and channels, but is {len(shape)}D")
         return (*shape[:axes], *(1,) * (len(shape) - axes))
 
     return mask_shape
@@ -176,10 +176,8 @@ def _documented(n, error):
 
 def _warn_rank(name, n, input):
     warnings.warn(
-        f"{name}: Received a {input.dim()}-D input to {name}, which is deprecated and will result in an error in a "
-        "future release. To retain the behavior and silence this warning, please use dropout instead. Note that "
-        f"{name} exists to provide channel-wise dropout on inputs with {n} spatial dimensions, a channel dimension, "
-        f"and an optional batch dimension (i.e. {n + 1}D or {n + 2}D inputs).",
+        f"{name} is for channels of {n} spatial axes, {n + 1}D or with a batch {n + 2}D; torch deprecates its use on "
+        f"other inputs, here {input.dim()}D, which still works: dropout is for single elements",
         stacklevel=3,
     )
 
@@ -192,9 +190,7 @@ def dropout1d(
     dim = input.dim()
     if dim not in (2, 3):
         raise RuntimeError(
-            f"dropout1d: Expected 2D or 3D input, but received a {dim}D input. Note that dropout1d exists to provide "
-            "channel-wise dropout on inputs with 1 spatial dimension, a channel dimension, and an optional batch "
-            "dimension (i.e. 2D or 3D inputs)."
+            f"dropout1d is for channels of one spatial axis, input must be (C, L) or (N, C, L), but is {dim}D"
         )
     shape = _channels if dim == 3 else _channels_without_batch
     return masked(input, p, training, inplace, shape, generator, mask, return_mask)
@@ -210,10 +206,8 @@ def dropout2d(
         _warn_rank("dropout2d", 2, input)
     if dim == 3:
         warnings.warn(
-            "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D dropout behavior is desired "
-            "- input is interpreted as shape (N, C, L), where C is the channel dim. This behavior will change in a "
-            "future release to interpret the input as one without a batch dimension, i.e. shape (C, H, W). To maintain "
-            "the 1D channel-wise dropout behavior, please switch to using dropout1d instead.",
+            "dropout2d takes a 3D input as (N, C, L), as torch does, whose later versions may take it as (C, H, W): "
+            "dropout1d says what is meant, so does a batch axis",
             stacklevel=2,
         )
     return masked(input, p, training, inplace, _channels, generator, mask, return_mask)
