@@ -178,20 +178,28 @@ def test_data_parallel_training_does_not_depend_on_the_number_of_processes():
     assert "masks of one and of two processes are equal" in done.stdout, done.stderr
 
 
-class _Dropped(torch.utils.data.Dataset):
+LOADER = """
+import torch, fastdrop.torch as fdt
+
+class Dropped(torch.utils.data.Dataset):
     def __len__(self):
         return 4
 
     def __getitem__(self, i):
         return fdt.dropout(torch.ones(200))
 
+def epoch(seed):
+    torch.manual_seed(seed)
+    return torch.cat(list(torch.utils.data.DataLoader(Dropped(), num_workers=2)))
 
-def test_workers_of_a_data_loader():
-    def epoch(seed):
-        torch.manual_seed(seed)
-        return torch.cat(list(torch.utils.data.DataLoader(_Dropped(), num_workers=2)))
+a, b = epoch(1), epoch(1)
+assert torch.equal(a, b)
+assert not torch.equal(a, epoch(2))
+assert len({one.numpy().tobytes() for one in a}) == 4
+"""
 
-    a, b = epoch(1), epoch(1)
-    assert torch.equal(a, b)
-    assert not torch.equal(a, epoch(2))
-    assert len({one.numpy().tobytes() for one in a}) == 4
+
+def test_workers_of_a_data_loader(fresh_python):
+    """In a process of its own, since workers are forked and other libraries of this one have threads."""
+    run = fresh_python(LOADER)
+    assert run.returncode == 0, run.stderr
