@@ -106,8 +106,8 @@ def test_threads_for_a_block():
             assert fd.get_num_threads() == 2
         assert fd.get_num_threads() == 5
     assert fd.get_num_threads() == before
-    with pytest.raises(KeyError), fd.threads(4):
-        raise KeyError
+    with pytest.raises(KeyError, match="of the block"), fd.threads(4):
+        raise KeyError("of the block")
     assert fd.get_num_threads() == before
 
 

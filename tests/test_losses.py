@@ -829,10 +829,13 @@ def test_max_norm_at_the_edges(engine):
     fortran = np.asfortranarray(np.full((3, 4), 2.0))
     fd.max_norm_(fortran[::-1], 1.0, axis=1)
     np.testing.assert_allclose(fortran, 0.5)
-    for limit, axis, error in (
-        (-1.0, 0, ValueError), (math.nan, 0, ValueError), (1.0, 2, ValueError), ("x", 0, TypeError)
-    ):  # fmt: skip
-        with pytest.raises(error):
+    for limit, axis, error, words in (
+        (-1.0, 0, ValueError, "limit must be at least 0, got -1.0"),
+        (math.nan, 0, ValueError, "limit must be at least 0, got nan"),
+        (1.0, 2, ValueError, r"axis must name axes of W, whose shape is \(2, 3\), got 2"),
+        ("x", 0, TypeError, "limit must be a number, got 'x'"),
+    ):
+        with pytest.raises(error, match=words):
             fd.max_norm_(w, limit, axis)
     w.flags.writeable = False
     with pytest.raises(ValueError, match="W must be writable"):

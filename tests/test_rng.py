@@ -61,7 +61,7 @@ def test_bad_numbers(name, value, error):
 
 def test_numbers_cannot_be_set():
     for name in ("seed", "stream", "other"):
-        with pytest.raises(AttributeError):
+        with pytest.raises(AttributeError, match=f"'{name}'"):
             setattr(fd.Rng(), name, 1)
 
 
