@@ -60,7 +60,7 @@ def _rows(mask, y, x):
     """y as [rows, n], x as [rows, n] or [S, rows, n], mask as [S, rows, n]; None where there is no such view."""
     p = np.array(mask.p, np.float64, order="C")  # a part of a mask may have every n-th p of an array
     samples, strides = len(mask), mask.strides_for(mask.shape)
-    if mask[0]._strides is None and y.flags.c_contiguous and x.flags.c_contiguous:
+    if (mask._strides is None or mask[0]._strides is None) and y.flags.c_contiguous and x.flags.c_contiguous:
         lead = x.shape[: x.ndim - y.ndim]
         shape, strides = (1, y.size), (strides[0], 0, 1)
         y, x = y.reshape(shape), x.reshape(lead + shape)
