@@ -9,7 +9,11 @@ import array
 import ctypes
 import gc
 import mmap
+import re
+import subprocess
+import sys
 import tracemalloc
+import weakref
 from multiprocessing import shared_memory
 
 import numpy as np
@@ -271,6 +275,51 @@ def test_bytes_as_any_dtype(dtype):
     assert np.array_equal(y, mask.apply(x))
 
 
+def test_bfloat16_is_known_by_name():
+    """In a process that has not imported ml_dtypes, which tells NumPy the name."""
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+    code = "import sys, fastdrop as fd; assert 'ml_dtypes' not in sys.modules; "
+    code += "print(fd.dropout(bytes(8), dtype='bfloat16')[0].dtype)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "bfloat16"
+
+
+@pytest.mark.parametrize("x", [b"12345678", X[:2], [1.0]], ids=["bytes", "array", "list"])
+@pytest.mark.parametrize("wrong", ["nope", 3, (1, 2)])
+def test_dtypes_that_are_none(x, wrong):
+    with pytest.raises(TypeError, match=rf"dtype must be a NumPy dtype .*, got {re.escape(repr(wrong))}"):
+        fd.dropout(x, 0.5, dtype=wrong)
+
+
+def test_bytes_are_no_objects():
+    with pytest.raises(TypeError, match="x cannot be read as object: got uint8"):
+        fd.dropout(bytes(8), 0.5, dtype=object)
+
+
+def test_what_is_no_array_is_named():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for wrong in (torch.nn.Linear(2, 2), torch.float32, torch.device("cpu"), torch.Tensor, np.ndarray):
+        kind = type(wrong).__name__
+        for call in (fd.dropout, fd.relu_dropout, MASK.apply):
+            with pytest.raises(TypeError, match=f"x must be an array, got {kind}"):
+                call(wrong)
+        with pytest.raises(TypeError, match=f"residual must be an array, got {kind}"):
+            fd.dropout_add(X, wrong)
+        with pytest.raises(TypeError, match=f"out must be an array.*, got {kind}"):
+            fd.dropout(X, out=wrong)
+
+
+def test_types_are_not_held():
+    kind = type("Kind", (list,), {})
+    there = weakref.WeakSet([kind])
+    fd.dropout(kind([1.0]))
+    for i in range(200):  # more than are remembered
+        fd.dropout(type(f"Kind{i}", (list,), {})([1.0]))
+    del kind
+    gc.collect()
+    assert not there
+
+
 def test_dtype_of_arrays_of_bytes():
     x = X.view(np.uint8).copy()
     assert np.array_equal(MASK.apply(x, dtype="float32"), Y)
@@ -453,7 +502,7 @@ BAD = {  # a call that fails, what its error says
     ),
     "no dtype": (lambda x: fd.dropout(x), "x must be float16.* got dtype uint8"),
     "dtype": (lambda x: fd.dropout(x, dtype="int32"), "x must be float16.* got dtype int32"),
-    "no such dtype": (lambda x: fd.dropout(x, dtype="nothing"), "data type 'nothing'"),
+    "no such dtype": (lambda x: fd.dropout(x, dtype="nothing"), "dtype must be a NumPy dtype .* got 'nothing'"),
     "size": (lambda x: fd.dropout(x, dtype="V5"), "x cannot be read as"),
     "read-only out": (lambda x: fd.dropout(x, out=b"1" * 96, dtype="f4"), "out must be writable"),
     "out of another kind": (lambda x: fd.dropout(x, out=[], dtype="f4"), "out must be an array or a writable buffer"),

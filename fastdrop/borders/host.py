@@ -7,6 +7,7 @@ owner of a torch tensor, an ``ndarray`` to the owners of plain buffers.  Only to
 """
 
 import sys
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def _foreign(obj, name, dtype, writable):
         if not buffer.c_contiguous:
             raise ValueError(f"{name} must be contiguous to be read as {np.dtype(dtype)}, got strides {buffer.strides}")
         return _reread(np.frombuffer(buffer, np.uint8), name, dtype)
-    if hasattr(obj, "__dlpack__"):
+    if hasattr(obj, "__dlpack__") and not isinstance(obj, type):
         array = _from_dlpack(obj, name)
         return array if dtype is None else _reread(array, name, dtype)
     if writable and not hasattr(obj, "__array_interface__"):
@@ -97,9 +98,9 @@ def _foreign(obj, name, dtype, writable):
 def _reread(array, name, dtype):
     try:
         return array.view(dtype)
-    except ValueError:
+    except (TypeError, ValueError) as error:
         shape = f"shape {array.shape} and strides {array.strides}"
-        raise ValueError(f"{name} cannot be read as {np.dtype(dtype)}: got {array.dtype} of {shape}") from None
+        raise type(error)(f"{name} cannot be read as {np.dtype(dtype)}: got {array.dtype} of {shape}") from None
 
 
 def _from_dlpack(obj, name):
@@ -113,6 +114,14 @@ def _from_dlpack(obj, name):
 
 
 # -- owners with rules of their own ------------------------------------------------------------------------------------
+
+
+def as_dtype(dtype):
+    """Return what an argument ``dtype`` stands for; raise TypeError if it is no dtype."""
+    try:
+        return _bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be a NumPy dtype or the name of one, got {dtype!r}") from None
 
 
 def _bfloat16():
@@ -179,15 +188,19 @@ class _Jax:
 
 
 _OWNERS = {"torch": _Torch, "jax": _Jax, "jaxlib": _Jax}
-_known = {}  # type -> its owner or None; types are few
 
 
 def _owner_of(obj):
-    kind = type(obj)
-    if kind not in _known:
-        roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
-        _known[kind] = next((_OWNERS[root] for root in roots if root in _OWNERS and root in sys.modules), None)
-    return _known[kind]
+    return _owner_of_type(type(obj))
+
+
+@lru_cache(128)  # types are few, but a program may make new ones for ever
+def _owner_of_type(kind):
+    roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
+    owner = next((_OWNERS[root] for root in roots if root in _OWNERS and root in sys.modules), None)
+    if owner is _Torch and not issubclass(kind, sys.modules["torch"].Tensor):  # a module, a dtype, a size
+        return None
+    return owner
 
 
 def _is_tracer(kind):
@@ -227,7 +240,7 @@ class Border:
     written = staticmethod(written)
 
     def __init__(self, first, dtype=None, stream=None):
-        self.first, self.dtype = first, dtype
+        self.first, self.dtype = first, None if dtype is None else as_dtype(dtype)
 
     def take(self, x, name, writable=False):
         return view(x, name, self.dtype, writable)
