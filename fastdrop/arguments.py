@@ -162,10 +162,10 @@ def check_samples(samples, name="samples"):
     return number
 
 
-def check_training(training):
-    """Raise TypeError unless ``training`` is a bool: a word such as "eval" would count as True."""
-    if training is not True and training is not False and not isinstance(training, np.bool_):
-        raise TypeError(f"training must be True or False, got {training!r}")
+def check_flag(value, name):
+    """Raise TypeError unless ``value`` is a bool: a word such as "eval" or "no" would count as True."""
+    if value is not True and value is not False and not isinstance(value, np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_axis(axis, shape, name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from .arguments import check_mask_shape, check_training, fit_p, joint_shape
+from .arguments import check_flag, check_mask_shape, fit_p, joint_shape
 from .arrays import broadcast_to_mask, output_like
 from .dispatch import operation
 from .masks import Mask, apply_into, gradient
@@ -52,7 +52,7 @@ def requested_mask(shape, p, mask, training, mask_shape=None):
         none of its generator.
     """
     if training is not True and training is not False:
-        check_training(training)
+        check_flag(training, "training")
     if mask is not None:
         check_mask(mask)
         shape, p = mask._shape, mask._p

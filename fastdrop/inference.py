@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
-from .arguments import check_p, check_samples, fit_p
+from .arguments import check_flag, check_number, check_p, check_samples, fit_p
 from .dispatch import operation
 from .dtypes import FLOATS
 from .masks import Mask
@@ -243,12 +243,16 @@ def mc_dropout(
     >>> bool((fd.mc_dropout(predict, x[1:], 100, rng=0).mean == mean[1:]).all())
     True
     """
+    if not callable(predict):
+        raise TypeError(f"predict must be a function of x and a sample, got {type(predict).__name__}")
     samples = check_samples(samples)
+    for name, flag in (("progress", progress), ("per_row", per_row), ("probabilities", probabilities)):
+        check_flag(flag, name)
     if not x.ndim or not len(x):
         raise ValueError(f"x must have at least one row, got shape {x.shape}")
     batch_size = len(x) if batch_size is None else check_samples(batch_size, "batch_size")
     first_row = _uint64("first_row", first_row)
-    if tolerance is not None and not tolerance >= 0:
+    if tolerance is not None and not check_number(tolerance, "tolerance") >= 0:
         raise ValueError(f"tolerance must be None or a number of at least 0, got {tolerance!r}")
     seeds = _Seeds(*as_rng(rng).take())
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, overload
 
-from .arguments import check_p, check_samples, check_training, explained
+from .arguments import check_flag, check_p, check_samples, explained
 from .borders.host import shape_of
 from .functional import dropout, dropout_backward
 from .inference import Sample, _predicting
@@ -314,7 +314,7 @@ class MultiSampleDropout(_Layer):
         if isinstance(training, Sample):
             x = training.dropout(x, self.p if type(self.p) is float else self.p[training.number % self.samples])
         else:
-            check_training(training)
+            check_flag(training, "training")
             if training:
                 _refuse_while_predicting()
                 logits, mask = multi_sample_linear(
