@@ -143,6 +143,14 @@ def test_bias_gradient_of_whole_rows(engine, dtype, identical, shape, p):
         assert np.abs(summed.astype(np.float64) - exact).max() <= error
 
 
+@pytest.mark.parametrize("columns", [7, 200])
+def test_sums_of_many_equal_rows(engine, columns):
+    """Whose roundings would all go one way: 2e-4 of a float32 at 100 000 rows, were they added as floats."""
+    dy = np.full((100_000, columns), 0.1234567, np.float32)
+    _, dbias = fd.dropout_add_backward(dy, fd.mask(dy.shape, 0.0, rng=1), bias_shape=(columns,))
+    np.testing.assert_allclose(dbias, len(dy) * np.float64(dy[0]), rtol=2e-7)
+
+
 def test_in_place_and_not_training():
     x, residual = (np.random.default_rng(i).standard_normal((30, 40)).astype(np.float32) for i in (0, 1))
     mask = fd.mask(x.shape, 0.2, rng=0)
