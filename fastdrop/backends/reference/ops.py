@@ -46,7 +46,9 @@ def apply_sum(total, dy, mask, dx=None, apply=apply):
 
     total is float32, float64 for float64, and has as many axes as dy.
     """
-    whole = np.zeros(total.shape)  # in float64: of floats that are added in a row each ten times as many lose a digit
+    total[...] = 0
+    # In float64, since floats that are added one by one lose a digit for ten times as many; but no second large array.
+    whole = total if total.size > CHUNK else np.zeros(total.shape)
     shared = tuple(a for a, n in enumerate(total.shape) if n == 1)
     rows = dy.shape[0] if dy.ndim else 1
     step = max(1, CHUNK // 4 * rows // dy.size)
@@ -61,5 +63,5 @@ def apply_sum(total, dy, mask, dx=None, apply=apply):
             apply(dx[at], dy[at], part)
             summed = dx[at] if dx.dtype == total.dtype else summed
         to = whole if 0 in shared or not dy.ndim else whole[at]
-        to += summed.sum(axis=shared, dtype=np.float64, keepdims=True)
+        to += summed.sum(axis=shared, dtype=whole.dtype, keepdims=True)
     total[...] = whole
